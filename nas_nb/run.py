@@ -54,7 +54,7 @@ class RunFolder:
     def done(self) -> bool: # whether the run has come to its end
         return (self.path/"result.json").exists()
 
-# %% ../nbs/01_run.ipynb #c014
+# %% ../nbs/01_run.ipynb #c015
 @patch
 def write_json(self:RunFolder,
     name:str, # for example "result.json"
@@ -74,7 +74,7 @@ def read_json(self:RunFolder,
     except FileNotFoundError: raise InputError(f"{self.path/name} is missing: this is not a finished run") from None
     except ValueError as e: raise InputError(f"{self.path/name} is damaged ({e}): delete the folder and run again") from None
 
-# %% ../nbs/01_run.ipynb #c015
+# %% ../nbs/01_run.ipynb #c017
 @patch
 def begin(self:RunFolder,
     config:dict, # JSON-able; everything that decides what the run computes, and nothing else
@@ -91,7 +91,7 @@ def begin(self:RunFolder,
     else: self.write_json("config.json", config)
     return self
 
-# %% ../nbs/01_run.ipynb #c019
+# %% ../nbs/01_run.ipynb #c021
 def _whole_lines(path:Path) -> bytes:
     "What stands in an append-only file up to its last complete line."
     data = path.read_bytes() if path.exists() else b""
@@ -118,7 +118,7 @@ def append(self:RunFolder,
             os.fsync(f.fileno())
     except OSError as e: raise InputError(f"cannot write {path}: {e.strerror}; free space or name another folder") from e
 
-# %% ../nbs/01_run.ipynb #c022
+# %% ../nbs/01_run.ipynb #c024
 @patch
 def keep(self:RunFolder,
     n:int, # records to keep, from the start
@@ -127,7 +127,7 @@ def keep(self:RunFolder,
     lines = _whole_lines(self.path/"history.jsonl").splitlines(keepends=True)
     if len(lines) > n: write_atomic(self.path/"history.jsonl", b"".join(lines[:n]))
 
-# %% ../nbs/01_run.ipynb #c026
+# %% ../nbs/01_run.ipynb #c028
 @patch
 def save(self:RunFolder,
     name:str, # for example "checkpoint.pt"

@@ -19,7 +19,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .core import Compute, Cost, InputError, Progress, Stopwatch, generator, pick_compute, seeded
+from .core import CPU, Compute, Cost, InputError, Progress, Stopwatch, generator, pick_compute, seeded
 from .data.augment import Augment
 from .data.task import Head, Task
 from .nets.measure import n_params
@@ -94,7 +94,7 @@ def evaluate(
     task:Task, # knows its loss and its metric
     x:Tensor, # raw samples
     y:Tensor, # encoded targets, as `Task.part` gives them
-    compute:Compute=Compute(), # where the network lives
+    compute:Compute=CPU, # where the network lives
 ) -> tuple[float, float]: # loss (nats or squared standard deviations a sample), metric (higher is better)
     "Loss and metric of a network on some samples."
     out = predict(net, compute.place(task.normalizer()), x, compute)
@@ -112,7 +112,7 @@ class Trainer:
         recipe:Recipe, # how
         seed:int, # decides order, augmentation and dropped paths
         parts:tuple[str, ...]=("train",), # parts of the task to learn from
-        compute:Compute=Compute(), # where
+        compute:Compute=CPU, # where
     ):
         self.net,self.task,self.recipe,self.seed,self.compute = net,task,recipe,seed,compute
         x, y = task.part(*parts)
@@ -206,7 +206,7 @@ def _finish(run:RunFolder|None, trainer:Trainer, records:list[dict], seconds:flo
         (run.path/"checkpoint.pt").unlink(missing_ok=True)
     return result
 
-# %% ../nbs/03_train.ipynb #c032
+# %% ../nbs/03_train.ipynb #c033
 def fit(
     spec:dict, # JSON-able description of the network, for `build_net`
     task:Task, # data, loss and metric
@@ -230,7 +230,7 @@ def fit(
     records, seconds = _run_epochs(trainer, run, watch)
     return Fit(net.eval(), records, _finish(run, trainer, records, seconds, spec))
 
-# %% ../nbs/03_train.ipynb #c033
+# %% ../nbs/03_train.ipynb #c035
 def _run_epochs(trainer:Trainer, run:RunFolder|None, watch:str|None) -> tuple[list[dict], float]:
     "All epochs that are still to do; returns the records of all of them and the seconds they took."
     seen = run.load("checkpoint.pt") if run else None
@@ -253,13 +253,13 @@ def _run_epochs(trainer:Trainer, run:RunFolder|None, watch:str|None) -> tuple[li
         progress.update(e + 1, f"loss {record['train_loss']:.3f}")
     return records, clock.seconds
 
-# %% ../nbs/03_train.ipynb #c050
+# %% ../nbs/03_train.ipynb #c052
 class Model:
     "A trained network that takes raw arrays and gives answers in the task's own terms."
     def __init__(self,
         net:nn.Module, # in evaluation mode
         head:Head, # normalization, and what the outputs mean
-        compute:Compute=Compute(), # where
+        compute:Compute=CPU, # where
     ):
         self.net,self.head,self.compute = net,head,compute
 
@@ -286,7 +286,7 @@ class Model:
         try: return np.array([int(name) for name in self.head.targets])
         except ValueError: return np.array(self.head.targets)
 
-# %% ../nbs/03_train.ipynb #c051
+# %% ../nbs/03_train.ipynb #c054
 @patch
 def predict_proba(self:Model,
     x:np.ndarray, # new samples, laid out as the training arrays were

@@ -10,7 +10,7 @@ __all__ = ['cell_spec', 'TrainedScore']
 # %% ../../nbs/estimate/01_fidelity.ipynb #c002
 from dataclasses import dataclass, field
 
-from ..core import Compute, Cost, derive_seed
+from ..core import CPU, Compute, Cost, derive_seed
 from ..data.task import Task
 from .trial import Trial
 from ..space.genotype import Genotype
@@ -37,7 +37,7 @@ class TrainedScore:
     C:int # channels of the first cell
     n_cells:int # cells of the network
     seed:int = 0 # of the trainings
-    compute:Compute = Compute() # where
+    compute:Compute = CPU # where
 
     def __call__(self,
         genotype:Genotype, # the candidate

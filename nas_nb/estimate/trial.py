@@ -23,7 +23,7 @@ class Trial:
     "One candidate and what became of it."
     genotype:Genotype # the candidate
     value:float|None # its score, higher is better; None if the evaluation failed
-    cost:Cost = Cost() # what the evaluation took, by a real clock or by a table's
+    cost:Cost = field(default_factory=Cost) # what the evaluation took, by a real clock or by a table's
     error:str|None = None # why it failed; None if it did not
     number:int = -1 # place in the history, given by the loop
     extra:dict = field(default_factory=dict) # JSON-able; whatever else the evaluation measured
@@ -50,5 +50,5 @@ def attempt(
     start = time.perf_counter()
     try: return evaluate(genotype)
     except InputError: raise
-    except Exception as e:
+    except Exception as e: # noqa: BLE001 (whatever the reason was, it goes into the record)
         return Trial(genotype, None, Cost(1, 0.0, time.perf_counter() - start), error=f"{type(e).__name__}: {e}")

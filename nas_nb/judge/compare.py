@@ -45,10 +45,12 @@ def difference(
     "Welch's t interval for the difference of two means. Raises: `InputError` for fewer than two values on a side."
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if min(len(a), len(b)) < 2: raise InputError(f"{len(a)} and {len(b)} values: run at least 2 seeds of each")
-    mean = a.mean() - b.mean()
-    if a.std() == b.std() == 0: return Interval(mean, mean, mean)
-    ends = stats.ttest_ind(a, b, equal_var=False).confidence_interval(level)
-    return Interval(mean, float(ends.low), float(ends.high))
+    va, vb = a.var(ddof=1)/len(a), b.var(ddof=1)/len(b)
+    mean, error = a.mean() - b.mean(), np.sqrt(va + vb)
+    if error == 0: return Interval(mean, mean, mean)
+    degrees = (va + vb)**2/(va**2/(len(a) - 1) + vb**2/(len(b) - 1))
+    half = stats.t.ppf(0.5 + level/2, degrees)*error
+    return Interval(mean, mean - half, mean + half)
 
 # %% ../../nbs/judge/00_compare.ipynb #c017
 def outcome(

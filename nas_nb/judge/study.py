@@ -10,11 +10,7 @@ __all__ = ['HUMAN', 'METHODS', 'SCALES', 'PIXELS', 'Scale', 'fitted', 'Study', '
 
 # %% ../../nbs/judge/01_study.ipynb #c002
 import math
-import multiprocessing
-import os
-import threading
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -31,8 +27,8 @@ from ..nets.measure import n_macs
 from ..nets.zoo import build_net
 from ..plot import METHOD_LABELS
 from ..run import RunFolder
+from ..search import discretize
 from ..search.darts import Darts, DartsRecipe
-from ..search.discretize import gap
 from ..search.loop import History, search
 from ..search.random_search import RandomSearch
 from ..space.genotype import Genotype
@@ -57,23 +53,23 @@ class Scale:
     laptop:bool = True # fit batches and steps to the size of the images, see `fitted`
     n_seeds:int = 3 # final trainings of each method
     samples:int|None = None # at most so many samples of the data set; None takes all
-    workers:int = 1 # final trainings at a time on a CPU, each in a process of its own
+    search_samples:int|None = None # at most so many of them for both searches; None takes all
     audited:int = 5 # moments of the DARTS search whose architecture is scored as a random candidate would be
 
 # %% ../../nbs/judge/01_study.ipynb #c009
 SCALES = {
     "toy": Scale(
         search=DartsRecipe(C=4, n_cells=3, lr_alpha=3e-3), search_steps=12, candidate_steps=8, final_steps=40, C=4, n_cells=3,
-        human={"resnet": dict(width=8, depth=8), "highway": dict(width=8, depth=7), "densenet": dict(width=4, depth=10)},
-        training=dict(lr=0.1), samples=400, audited=2),
+        human={"resnet": {"width": 8, "depth": 8}, "highway": {"width": 8, "depth": 7}, "densenet": {"width": 4, "depth": 10}},
+        training={"lr": 0.1}, samples=400, audited=2),
     "quick": Scale(
-        search=DartsRecipe(C=8, n_cells=4, lr_alpha=3e-3), search_steps=100, candidate_steps=100, final_steps=400, C=8, n_cells=4,
-        human={"resnet": dict(width=16, depth=8), "highway": dict(width=16, depth=7), "densenet": dict(width=8, depth=16)},
-        training=dict(lr=0.05), workers=2),
+        search=DartsRecipe(C=8, n_cells=4, lr_alpha=3e-3), search_steps=80, candidate_steps=60, final_steps=300, C=8, n_cells=4,
+        human={"resnet": {"width": 16, "depth": 8}, "highway": {"width": 16, "depth": 7}, "densenet": {"width": 8, "depth": 16}},
+        training={"lr": 0.05}, search_samples=6000),
     "full": Scale(
         search=DartsRecipe(), search_steps=20_000, candidate_steps=4_000, final_steps=300_000, C=36, n_cells=20,
-        human={"resnet": dict(width=64, depth=20), "highway": dict(width=64, depth=19), "densenet": dict(width=24, depth=100)},
-        training=dict(cutout=True, drop_path=0.2, auxiliary=0.4), laptop=False),
+        human={"resnet": {"width": 64, "depth": 20}, "highway": {"width": 64, "depth": 19}, "densenet": {"width": 24, "depth": 100}},
+        training={"cutout": True, "drop_path": 0.2, "auxiliary": 0.4}, laptop=False),
 }
 
 # %% ../../nbs/judge/01_study.ipynb #c011
@@ -89,7 +85,7 @@ def fitted(
     "Batch size and epochs that give a number of steps on these data."
     if scale.laptop:
         size = math.prod(task.spatial)
-        batch = int(np.clip(2**round(math.log2(PIXELS/size)), 32, 256))
+        batch = int(np.clip(2**round(math.log2(PIXELS/size)), 32, 128))
         steps = max(20, round(steps*min(1, PIXELS/(batch*size))))
     return max(1, round(steps/max(1, n//batch))), batch
 
@@ -110,7 +106,8 @@ class Study:
         whole = load_task(dataset, seed=seed, **{k: v for k, v in options.items() if v})
         self.findings = check(whole)
         raise_if_serious(self.findings)
-        self.task = whole if self.scale.samples is None else whole.subset(self.scale.samples, seed)
+        self.task = whole.subset(self.scale.samples or len(whole.x), seed)
+        self.search_task = self.task.subset(self.scale.search_samples or len(whole.x), seed)
         self.config = {"kind": "study", "task": self.task.describe(), "budget": budget, "scale": asdict(self.scale), "seed": seed}
         key = f"{derive_seed(0, self.config):016x}"[:8]
         self.folder = Path(runs)/f"{self.task.name}-{budget}-{key}"
@@ -128,27 +125,31 @@ def check_parameters(
 @patch
 def recipe(self:Study,
     steps:int, # optimizer steps
+    task:Task, # the data, or those of the searches
     *parts:str, # parts of the task that are learned from
 ) -> Recipe: # with the epochs and the batch that give them
     "How networks are trained for a number of steps."
-    n = sum(len(self.task.splits[part]) for part in parts)
-    epochs, batch = fitted(self.scale, steps, Recipe(1).batch, self.task, n)
+    n = sum(len(task.splits[part]) for part in parts)
+    epochs, batch = fitted(self.scale, steps, Recipe(1).batch, task, n)
     return Recipe(epochs, batch, **self.scale.training)
 
+# %% ../../nbs/judge/01_study.ipynb #c024
 @patch
 def run_darts(self:Study) -> tuple[Darts, History]: # with its supernet, and one trial per epoch
     "Search with DARTS, or go on with it."
     say("DARTS searches")
-    n = min(len(self.task.splits["train"]), len(self.task.splits["valid"]))
-    epochs, batch = fitted(self.scale, self.scale.search_steps, self.scale.search.batch, self.task, n)
-    darts = Darts(self.task, DARTS, replace(self.scale.search, batch=batch), self.seed, self.compute)
+    task = self.search_task
+    n = min(len(task.splits["train"]), len(task.splits["valid"]))
+    epochs, batch = fitted(self.scale, self.scale.search_steps, self.scale.search.batch, task, n)
+    darts = Darts(task, DARTS, replace(self.scale.search, batch=batch), self.seed, self.compute)
     return darts, darts.run(Budget(epochs=epochs), self.folder/"darts")
 
+# %% ../../nbs/judge/01_study.ipynb #c026
 @patch(as_prop=True)
 def score(self:Study) -> TrainedScore: # evaluate(genotype) -> Trial
     "How a candidate is scored during random search."
-    recipe, search = self.recipe(self.scale.candidate_steps, "train"), self.scale.search
-    return TrainedScore(self.task, recipe, search.C, search.n_cells, self.seed, self.compute)
+    recipe, search = self.recipe(self.scale.candidate_steps, self.search_task, "train"), self.scale.search
+    return TrainedScore(self.search_task, recipe, search.C, search.n_cells, self.seed, self.compute)
 
 @patch
 def run_random(self:Study,
@@ -158,7 +159,7 @@ def run_random(self:Study,
     say("random search spends the same time")
     return search(RandomSearch(DARTS), self.score, Budget(seconds=seconds), self.seed, folder=self.folder/"random")
 
-# %% ../../nbs/judge/01_study.ipynb #c028
+# %% ../../nbs/judge/01_study.ipynb #c032
 @patch
 def audit(self:Study,
     history:History, # of a DARTS search
@@ -178,7 +179,7 @@ def audit(self:Study,
         since = m + 1
     return History(trials, choose="last")
 
-# %% ../../nbs/judge/01_study.ipynb #c032
+# %% ../../nbs/judge/01_study.ipynb #c036
 @dataclass
 class Final:
     "One method after its final trainings."
@@ -187,10 +188,11 @@ class Final:
     search:History|None # where it came from; None for a human design
     fits:dict[int, Fit|str] = field(default_factory=dict) # seed -> trained network, or the reason why there is none
 
+# %% ../../nbs/judge/01_study.ipynb #c038
 @patch(as_prop=True)
 def final_recipe(self:Study) -> Recipe: # the same for every method
     "How every final network is trained."
-    return self.recipe(self.scale.final_steps, "train", "valid")
+    return self.recipe(self.scale.final_steps, self.task, "train", "valid")
 
 @patch
 def spec(self:Study,
@@ -209,14 +211,7 @@ def model_folder(self:Study,
     "Where a final training keeps its model."
     return self.folder/"final"/f"{method}-{seed}"
 
-# %% ../../nbs/judge/01_study.ipynb #c034
-def _end_with_parent() -> None:
-    "In a worker process: leave as soon as the parent is gone."
-    def wait():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-    threading.Thread(target=wait, daemon=True).start()
-
+# %% ../../nbs/judge/01_study.ipynb #c040
 @patch
 def train_final(self:Study,
     method:str, # "darts", "random" or a human design
@@ -226,7 +221,7 @@ def train_final(self:Study,
     "Train one network from scratch, or go on with it."
     run = RunFolder(self.model_folder(method, seed))
     if (run.path/"failed.json").exists(): return run.read_json("failed.json")["error"]
-    if not run.done: say(f"{METHOD_LABELS[method]}, seed {seed}: training from scratch")
+    if not run.done: say(f"{METHOD_LABELS[method]} is trained from scratch, seed {seed}")
     try: return fit(spec, self.task, self.final_recipe, derive_seed(self.seed, "final", seed), parts=("train", "valid"),
                     watch="holdout", folder=run.path, compute=self.compute)
     except (Diverged, FloatingPointError) as e: run.write_json("failed.json", {"error": str(e)})
@@ -238,16 +233,11 @@ def run_finals(self:Study,
 ) -> list[Final]: # every method, with one entry per seed
     "Train every method's network from scratch with every seed, or go on with it."
     finals = [Final(m, self.spec(m, searches[m].genotype if m in searches else None), searches.get(m)) for m in METHODS]
-    jobs = [(final, seed) for seed in range(self.scale.n_seeds) for final in finals]
-    workers = min(self.scale.workers, os.cpu_count() or 1) if self.compute.device == "cpu" else 1
-    if workers > 1:
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, spawn, initializer=_end_with_parent) as pool:
-            for future in [pool.submit(Study.train_final, self, f.method, f.spec, seed) for f, seed in jobs]: future.result()
-    for final, seed in jobs: final.fits[seed] = self.train_final(final.method, final.spec, seed)
+    for seed in range(self.scale.n_seeds):
+        for final in finals: final.fits[seed] = self.train_final(final.method, final.spec, seed)
     return finals
 
-# %% ../../nbs/judge/01_study.ipynb #c039
+# %% ../../nbs/judge/01_study.ipynb #c044
 @patch
 def records(self:Study,
     finals:list[Final], # every method, trained
@@ -269,9 +259,9 @@ def records(self:Study,
     found = {"task": self.task.describe(), "budget": self.budget, "scale": asdict(self.scale), "seed": self.seed,
              "device": asdict(self.compute), "metric": self.task.metric_name, "methods": methods}
     run.write_json("result.json", found)
-    return found
+    return run.read_json("result.json")
 
-# %% ../../nbs/judge/01_study.ipynb #c043
+# %% ../../nbs/judge/01_study.ipynb #c048
 def table(
     records:Mapping, # as `Study.records` made them
 ) -> list[dict]: # one row per method, best mean first
@@ -285,20 +275,20 @@ def table(
         trained = float(np.mean([r["seconds"] for r in done])) if done else None
         rows.append({
             "method": METHOD_LABELS[method], f"test {records['metric']}": float(np.mean(scores)) if scores else None,
-            "low": ends.low if ends else None, "high": ends.high if ends else None,
+            "low": ends.low if ends else None, "high": min(ends.high, 1.0) if ends else None,
             "seeds": len(scores), "failed": len(m["runs"]) - len(scores),
             "parameters": done[0]["n_params"] if done else None, "multiply-adds": m["n_macs"],
             "search s": searched, "training s": trained, "seconds in all": searched + trained if done else None})
     return sorted(rows, key=lambda r: -math.inf if r["low"] is None else -r[f"test {records['metric']}"])
 
-# %% ../../nbs/judge/01_study.ipynb #c047
+# %% ../../nbs/judge/01_study.ipynb #c052
 def rederive(
     post:Mapping, # everything that a post recorded; its "records" are those of `Study.records`
 ) -> list[dict]: # the table, made again
     "The table of a post from the records of the post."
     return table(post["records"])
 
-# %% ../../nbs/judge/01_study.ipynb #c051
+# %% ../../nbs/judge/01_study.ipynb #c056
 def scores_of(
     records:Mapping, # as `Study.records` made them
     method:str, # "darts", "random" or a human design
@@ -321,10 +311,11 @@ def conclusion(
 ) -> str: # one sentence
     "DARTS against random search, and against the human design that was best on the holdout part."
     human = best_method(records, tuple(m for m in records["methods"] if m in HUMAN))
-    return "; ".join(verdict("DARTS", scores_of(records, "darts"), METHOD_LABELS[other], scores_of(records, other),
-                             records["metric"]) for other in ("random", human)) + "."
+    names = {"random": "random search at the same cost", human: f"{METHOD_LABELS[human]}, the human design to beat"}
+    return "; ".join(verdict("DARTS", scores_of(records, "darts"), name, scores_of(records, other), records["metric"])
+                     for other, name in names.items()) + "."
 
-# %% ../../nbs/judge/01_study.ipynb #c057
+# %% ../../nbs/judge/01_study.ipynb #c062
 @patch
 def gap(self:Study,
     darts:Darts, # at the end of its search
@@ -333,4 +324,4 @@ def gap(self:Study,
     "What became of the supernet's quality."
     done = [f.result["score"] for f in final.fits.values() if not isinstance(f, str)]
     scratch = {"from scratch": float(np.mean(done))} if done else {}
-    return {**gap(darts.supernet, final.search.genotype, self.task, "holdout", self.compute), **scratch}
+    return {**discretize.gap(darts.supernet, final.search.genotype, self.task, "holdout", self.compute), **scratch}

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor, nn
+from torch import nn
 
-from ..core import Compute, InputError, generator
+from ..core import CPU, Compute, InputError, generator
 from ..data.task import Task
 from ..nets.supernet import Supernet
 from ..plot import figure
@@ -97,7 +97,7 @@ def plot_alphas(
 def recalibrate(
     net:nn.Module, # its batch statistics are replaced, its weights are left alone
     task:Task, # the statistics come from its part "train"
-    compute:Compute=Compute(), # where the network lives
+    compute:Compute=CPU, # where the network lives
     n_batches:int=20, # of 64 samples each, over which the statistics are averaged
 ) -> None:
     "Estimate the batch statistics of a network anew."
@@ -118,7 +118,7 @@ def gap(
     genotype:Genotype, # what the search chose
     task:Task, # data and metric
     part:str="holdout", # samples that the search has not seen
-    compute:Compute=Compute(), # where the supernet lives
+    compute:Compute=CPU, # where the supernet lives
 ) -> dict[str, float]: # "supernet" and "inherited": the task's metric, higher is better
     "What is left of the supernet's quality when only the chosen operations stay."
     x, y = task.part(part)

@@ -26,6 +26,7 @@ class RandomSearch:
 
     def __repr__(self) -> str: return f"RandomSearch({self.space.name})"
 
+# %% ../../nbs/search/01_random_search.ipynb #c009
 @patch
 def start(self:RandomSearch,
     seed:int, # decides the whole sequence of candidates
@@ -33,6 +34,7 @@ def start(self:RandomSearch,
     "Begin a new sequence."
     self.rng,self.seen = np.random.default_rng(derive_seed(seed, "random search")),set()
 
+# %% ../../nbs/search/01_random_search.ipynb #c011
 @patch
 def ask(self:RandomSearch) -> Genotype|None: # None once a thousand draws bring nothing new
     "A candidate that was not asked before."

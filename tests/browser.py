@@ -1,0 +1,34 @@
+"""A real browser that is offline: every request to elsewhere is blocked and listed."""
+
+from contextlib import contextmanager
+from shutil import which
+
+import pytest
+
+CHROMIUM = which("chromium")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt install chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+
+
+@contextmanager
+def open_page(width=1280, scheme="light"):
+    """A page with the lists `outside` (requests to elsewhere) and `errors` (of its console)."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
+        page.outside, page.errors = [], []
+
+        def route(request):
+            if request.request.url.startswith(("file:", "data:", "blob:")):
+                return request.continue_()
+            page.outside.append(request.request.url)
+            return request.abort()
+
+        page.route("**/*", route)
+        page.on("console", lambda m: page.errors.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: page.errors.append(str(e)))
+        yield page
+        chromium.close()

@@ -27,8 +27,8 @@ from ..nets.measure import n_macs
 from ..nets.zoo import build_net
 from ..plot import METHOD_LABELS
 from ..run import RunFolder
-from ..search import discretize
 from ..search.darts import Darts, DartsRecipe
+from ..search.discretize import gap as discretization_gap
 from ..search.loop import History, search
 from ..search.random_search import RandomSearch
 from ..space.genotype import Genotype
@@ -324,4 +324,4 @@ def gap(self:Study,
     "What became of the supernet's quality."
     done = [f.result["score"] for f in final.fits.values() if not isinstance(f, str)]
     scratch = {"from scratch": float(np.mean(done))} if done else {}
-    return {**discretize.gap(darts.supernet, final.search.genotype, self.task, "holdout", self.compute), **scratch}
+    return {**discretization_gap(darts.supernet, final.search.genotype, self.task, "holdout", self.compute), **scratch}

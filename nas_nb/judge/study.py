@@ -267,7 +267,8 @@ def table(
 ) -> list[dict]: # one row per method, best mean first
     "Metric with its 95 % interval, size and cost of every method."
     rows = []
-    for method, m in records["methods"].items():
+    for method in (m for m in METHODS if m in records["methods"]):
+        m = records["methods"][method]
         scores = [r["test"] for r in m["runs"] if "test" in r]
         done = [r for r in m["runs"] if "test" in r]
         ends = interval(scores) if len(scores) > 1 else None
@@ -302,7 +303,8 @@ def best_method(
     among:tuple[str, ...]=METHODS, # methods to choose from
 ) -> str: # the method with the best mean on the holdout part
     "The method to keep, chosen without a look at the test part. Raises: `InputError` if none finished."
-    means = {m: np.mean(scores_of(records, m, "score")) for m in among if scores_of(records, m)}
+    known = [m for m in METHODS if m in among and m in records["methods"]]
+    means = {m: np.mean(scores_of(records, m, "score")) for m in known if scores_of(records, m)}
     if not means: raise InputError(f"none of the trainings of {', '.join(among)} finished: lower the learning rate")
     return max(means, key=means.get)
 
@@ -310,7 +312,7 @@ def conclusion(
     records:Mapping, # as `Study.records` made them
 ) -> str: # one sentence
     "DARTS against random search, and against the human design that was best on the holdout part."
-    human = best_method(records, tuple(m for m in records["methods"] if m in HUMAN))
+    human = best_method(records, HUMAN)
     names = {"random": "random search at the same cost", human: f"{METHOD_LABELS[human]}, the human design to beat"}
     return "; ".join(verdict("DARTS", scores_of(records, "darts"), name, scores_of(records, other), records["metric"])
                      for other, name in names.items()) + "."

@@ -59,7 +59,7 @@ class Scale:
 # %% ../../nbs/judge/01_study.ipynb #c009
 SCALES = {
     "toy": Scale(
-        search=DartsRecipe(C=4, n_cells=3, lr_alpha=3e-3), search_steps=12, candidate_steps=8, final_steps=40, C=4, n_cells=3,
+        search=DartsRecipe(C=4, n_cells=3, lr_alpha=3e-3), search_steps=10, candidate_steps=8, final_steps=40, C=4, n_cells=3,
         human={"resnet": {"width": 8, "depth": 8}, "highway": {"width": 8, "depth": 7}, "densenet": {"width": 4, "depth": 10}},
         training={"lr": 0.1}, samples=400, audited=2),
     "quick": Scale(
@@ -86,7 +86,7 @@ def fitted(
     if scale.laptop:
         size = math.prod(task.spatial)
         batch = int(np.clip(2**round(math.log2(PIXELS/size)), 32, 128))
-        steps = max(20, round(steps*min(1, PIXELS/(batch*size))))
+        steps = max(min(steps, 20), round(steps*min(1, PIXELS/(batch*size))))
     return max(1, round(steps/max(1, n//batch))), batch
 
 # %% ../../nbs/judge/01_study.ipynb #c015

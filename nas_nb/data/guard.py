@@ -261,5 +261,5 @@ def raise_if_serious(
     if serious:
         told = " ".join(f"[{f.name}] {f.sentence}" for f in serious)
         raise InputError(f"The data would make any score misleading: {told} "
-                         "If this is meant, pass "
-                         f"waive={tuple(dict.fromkeys(f.name for f in serious))}.")
+                         "If this is meant, waive it by name: "
+                         f"{', '.join(dict.fromkeys(f.name for f in serious))}.")

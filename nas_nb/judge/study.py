@@ -98,6 +98,7 @@ class Study:
         seed:int=0, # decides the split, the searches and the trainings
         runs:str|Path="data/runs", # where run folders are made
         device:str="auto", # "auto", "cpu" or "cuda"
+        waive:str="", # checks whose serious findings are known and meant, separated by commas
         **options, # of the data set, for example `target="toughness"`; empty ones are ignored
     ):
         if budget not in SCALES: raise unknown("budget", budget, SCALES)
@@ -105,7 +106,7 @@ class Study:
         self.scale,self.seed,self.budget,self.compute = SCALES[budget],seed,budget,pick_compute(device)
         whole = load_task(dataset, seed=seed, **{k: v for k, v in options.items() if v})
         self.findings = check(whole)
-        raise_if_serious(self.findings)
+        raise_if_serious(self.findings, tuple(name.strip() for name in waive.split(",") if name.strip()))
         self.task = whole.subset(self.scale.samples or len(whole.x), seed)
         self.search_task = self.task.subset(self.scale.search_samples or len(whole.x), seed)
         self.config = {"kind": "study", "task": self.task.describe(), "budget": budget, "scale": asdict(self.scale), "seed": seed}
@@ -121,7 +122,7 @@ def check_parameters(
     "Refuse parameters with which no study can be made; nothing is written. Raises: `InputError`."
     Study(**parameters)
 
-# %% ../../nbs/judge/01_study.ipynb #c022
+# %% ../../nbs/judge/01_study.ipynb #c025
 @patch
 def recipe(self:Study,
     steps:int, # optimizer steps
@@ -133,7 +134,7 @@ def recipe(self:Study,
     epochs, batch = fitted(self.scale, steps, Recipe(1).batch, task, n)
     return Recipe(epochs, batch, **self.scale.training)
 
-# %% ../../nbs/judge/01_study.ipynb #c024
+# %% ../../nbs/judge/01_study.ipynb #c027
 @patch
 def run_darts(self:Study) -> tuple[Darts, History]: # with its supernet, and one trial per epoch
     "Search with DARTS, or go on with it."
@@ -144,7 +145,7 @@ def run_darts(self:Study) -> tuple[Darts, History]: # with its supernet, and one
     darts = Darts(task, DARTS, replace(self.scale.search, batch=batch), self.seed, self.compute)
     return darts, darts.run(Budget(epochs=epochs), self.folder/"darts")
 
-# %% ../../nbs/judge/01_study.ipynb #c026
+# %% ../../nbs/judge/01_study.ipynb #c029
 @patch(as_prop=True)
 def score(self:Study) -> TrainedScore: # evaluate(genotype) -> Trial
     "How a candidate is scored during random search."
@@ -159,7 +160,7 @@ def run_random(self:Study,
     say("random search spends the same time")
     return search(RandomSearch(DARTS), self.score, Budget(seconds=seconds), self.seed, folder=self.folder/"random")
 
-# %% ../../nbs/judge/01_study.ipynb #c032
+# %% ../../nbs/judge/01_study.ipynb #c036
 @patch
 def audit(self:Study,
     history:History, # of a DARTS search
@@ -179,7 +180,7 @@ def audit(self:Study,
         since = m + 1
     return History(trials, choose="last")
 
-# %% ../../nbs/judge/01_study.ipynb #c036
+# %% ../../nbs/judge/01_study.ipynb #c040
 @dataclass
 class Final:
     "One method after its final trainings."
@@ -188,7 +189,7 @@ class Final:
     search:History|None # where it came from; None for a human design
     fits:dict[int, Fit|str] = field(default_factory=dict) # seed -> trained network, or the reason why there is none
 
-# %% ../../nbs/judge/01_study.ipynb #c038
+# %% ../../nbs/judge/01_study.ipynb #c042
 @patch(as_prop=True)
 def final_recipe(self:Study) -> Recipe: # the same for every method
     "How every final network is trained."
@@ -211,7 +212,7 @@ def model_folder(self:Study,
     "Where a final training keeps its model."
     return self.folder/"final"/f"{method}-{seed}"
 
-# %% ../../nbs/judge/01_study.ipynb #c040
+# %% ../../nbs/judge/01_study.ipynb #c044
 @patch
 def train_final(self:Study,
     method:str, # "darts", "random" or a human design
@@ -237,7 +238,7 @@ def run_finals(self:Study,
         for final in finals: final.fits[seed] = self.train_final(final.method, final.spec, seed)
     return finals
 
-# %% ../../nbs/judge/01_study.ipynb #c044
+# %% ../../nbs/judge/01_study.ipynb #c048
 @patch
 def records(self:Study,
     finals:list[Final], # every method, trained
@@ -261,7 +262,7 @@ def records(self:Study,
     run.write_json("result.json", found)
     return run.read_json("result.json")
 
-# %% ../../nbs/judge/01_study.ipynb #c048
+# %% ../../nbs/judge/01_study.ipynb #c052
 def table(
     records:Mapping, # as `Study.records` made them
 ) -> list[dict]: # one row per method, best mean first
@@ -282,14 +283,14 @@ def table(
             "search s": searched, "training s": trained, "seconds in all": searched + trained if done else None})
     return sorted(rows, key=lambda r: -math.inf if r["low"] is None else -r[f"test {records['metric']}"])
 
-# %% ../../nbs/judge/01_study.ipynb #c052
+# %% ../../nbs/judge/01_study.ipynb #c056
 def rederive(
     post:Mapping, # everything that a post recorded; its "records" are those of `Study.records`
 ) -> list[dict]: # the table, made again
     "The table of a post from the records of the post."
     return table(post["records"])
 
-# %% ../../nbs/judge/01_study.ipynb #c056
+# %% ../../nbs/judge/01_study.ipynb #c060
 def scores_of(
     records:Mapping, # as `Study.records` made them
     method:str, # "darts", "random" or a human design
@@ -317,7 +318,7 @@ def conclusion(
     return "; ".join(verdict("DARTS", scores_of(records, "darts"), name, scores_of(records, other), records["metric"])
                      for other, name in names.items()) + "."
 
-# %% ../../nbs/judge/01_study.ipynb #c062
+# %% ../../nbs/judge/01_study.ipynb #c066
 @patch
 def gap(self:Study,
     darts:Darts, # at the end of its search

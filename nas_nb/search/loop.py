@@ -125,6 +125,7 @@ def _check_failures(history:History, patience:int=5) -> None:
     if n >= patience and 2*n > len(history.trials):
         raise RuntimeError(f"{n} of {len(history.trials)} evaluations failed, the last with {history.failed[-1].error}")
 
+# %% ../../nbs/search/00_loop.ipynb #c026
 def search(
     searcher:Searcher, # which candidate next
     evaluate:Callable[[Genotype], Trial], # how good is it

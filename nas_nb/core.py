@@ -108,9 +108,13 @@ def pick_compute(
     Raises: `InputError` for a device that is not there or a precision that is not known."""
     cuda = torch.cuda.is_available()
     if device == "auto": device = "cuda" if cuda else "cpu"
-    kind = device.split(":")[0]
+    try: kind = torch.device(device).type
+    except RuntimeError: raise unknown("device", device, ["auto", "cpu", "cuda", "cuda:1", "mps"]) from None
     if kind not in ("cpu", "cuda", "mps"): raise unknown("device", device, ["auto", "cpu", "cuda", "mps"])
     if kind == "cuda" and not cuda: raise InputError("device 'cuda' was asked for, but PyTorch sees no GPU here: use 'cpu'")
+    if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {device!r} was asked for, but PyTorch sees {torch.cuda.device_count()} GPU here: "
+                         "count from cuda:0")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise InputError("device 'mps' was asked for, but PyTorch sees no Apple GPU here: use 'cpu'")
     if precision == "auto": precision = "bf16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "fp32"

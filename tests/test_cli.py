@@ -76,13 +76,15 @@ def test_the_program_itself(tmp_path):
 def test_failed_run_verify_and_parameters(project, capfd):
     assert cli.main(["post", "means", "-p", "fail", "error"]) == 1
     out, err = capfd.readouterr()
-    assert out == "" and "the loss is not finite; the notebook up to there is blog/drafts/means-digits-toy/index.ipynb" in err
+    assert out == "" and "the loss is not finite; the notebook up to there is blog/drafts/means-digits-toy-fail-error/index.ipynb" in err
     assert not (project / "blog" / "posts").exists()
 
+    draft = project / "blog" / "drafts" / "means-digits-toy"
+    draft.mkdir()
     assert cli.main(["post", "means"]) == 0
     page = Path(capfd.readouterr().out.strip())
     assert not page.is_absolute() and page.is_file()
-    assert not (project / "blog" / "drafts" / "means-digits-toy").exists()
+    assert not draft.exists()
 
     assert cli.main(["verify", "means-digits-toy"]) == 0
     assert "agrees" in capfd.readouterr().out

@@ -73,10 +73,11 @@ def test_verify_agrees_and_notices_a_changed_number(post, tmp_path):
     copy.mkdir()
     for name in ("index.ipynb", "results.json"): (copy / name).write_bytes((folder / name).read_bytes())
     result = json.loads((copy / "results.json").read_text())
-    result["table"][0]["test accuracy"] += 0.01
-    (copy / "results.json").write_text(json.dumps(result))
-    changed = verify(copy)
-    assert changed.returncode == 1 and "test accuracy" in changed.stdout + changed.stderr
+    for key, forged in {"table": [{**result["table"][0], "test accuracy": 1.0}, *result["table"][1:]],
+                        "verdict": "DARTS is better than everything."}.items():
+        (copy / "results.json").write_text(json.dumps({**result, key: forged}))
+        changed = verify(copy)
+        assert changed.returncode == 1 and (forged if key == "verdict" else "test accuracy") in changed.stdout
 
 
 def test_the_three_lines_load_every_model(post):

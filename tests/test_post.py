@@ -31,9 +31,9 @@ def published(tmp_path_factory):
 
 def test_a_post_is_three_files_and_a_run(published):
     root, _, page = published
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d-means-my-leaves-toy", page.parent.name)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d-means-my-leaves-toy-seeds-5", page.parent.name)
     assert sorted(p.name for p in page.parent.iterdir()) == ["index.ipynb", "page.html", "results.json"]
-    assert (root / "data" / "runs" / "means-my-leaves-toy" / "history.jsonl").is_file()
+    assert (root / "data" / "runs" / "history.jsonl").is_file()
     records = json.loads((page.parent / "results.json").read_text())
     assert records["table"] == [{"method": "mean", "value": 2.0}]
     assert records["post"]["parameters"]["dataset"] == "my_leaves.npz"
@@ -79,7 +79,7 @@ def test_a_failed_run_is_a_draft_and_no_post(tmp_path, how, said):
     assert "\n" not in str(caught.value)
     assert tree(root / "blog" / "posts")["2020-01-01-means-digits-toy/page.html"] == b"earlier"
     assert len(list((root / "blog" / "posts").iterdir())) == 1
-    draft = nbformat.read(root / "blog" / "drafts" / "means-digits-toy" / "index.ipynb", 4)
+    draft = nbformat.read(root / "blog" / "drafts" / f"means-digits-toy-fail-{how}" / "index.ipynb", 4)
     assert any(c.get("execution_count") for c in draft.cells)
 
 

@@ -12,7 +12,7 @@ PARAMETERS = '''dataset: str = "digits"  # a name or a path
 budget: str = "toy"  # toy or quick
 seeds: int = 3  # how many
 fail: str = ""  # how the run should end
-runs: str = ""  # where runs are kept'''
+runs: str = "data/runs"  # where runs are kept'''
 WORK = """import os, sys, warnings
 from pathlib import Path
 from IPython.display import SVG, display
@@ -37,7 +37,7 @@ def check(values):
 
 
 def rederive(records):
-    return [{"method": "mean", "value": sum(records["raw"]) / len(records["raw"])}]
+    return {"table": [{"method": "mean", "value": sum(records["raw"]) / len(records["raw"])}]}
 
 
 def make_project(root):

@@ -9,7 +9,6 @@ __all__ = ['BROKEN', 'ARRAYS', 'FORMS', 'read_npz', 'parse_kind', 'layout_of', '
            'read_targets', 'load_npz']
 
 # %% ../../nbs/data/06_own.ipynb #c002
-import hashlib
 import zlib
 from pathlib import Path
 from zipfile import BadZipFile, is_zipfile
@@ -17,6 +16,7 @@ from zipfile import BadZipFile, is_zipfile
 import numpy as np
 
 from ..core import InputError, unknown
+from .sources import file_checksum
 from .task import KINDS, Card, Task, make_task
 
 # %% ../../nbs/data/06_own.ipynb #c007
@@ -82,7 +82,7 @@ def read_npz(
         return {key: _read_array(archive, key, path.name) for key in ARRAYS if key in archive.files}
 
 # %% ../../nbs/data/06_own.ipynb #c021
-FORMS = ("image", "sequence")
+FORMS = ("image", "sequence", "channels_first", "channels_last")
 
 def parse_kind(
     kind:str|None, # one of `FORMS`, one of `KINDS`, or both joined by "+"; None leaves it to the arrays
@@ -107,9 +107,11 @@ def layout_of(
     """How samples of this shape lie.
 
     Raises: `InputError` for a number of axes that the form cannot have."""
-    fits = {2: "sequence", 3: form or "image", 4: "image"}
-    if fits.get(len(shape)) != (form or fits.get(len(shape), "")):
+    order = {"channels_first": "NCHW", "channels_last": "NHWC"}.get(form)
+    fits = {2: "sequence", 3: form or "image", 4: form if order else "image"}
+    if fits.get(len(shape)) != (form or fits.get(len(shape), "")) or order and len(shape) != 4:
         wanted = {"image": "(N, H, W), (N, C, H, W) or (N, H, W, C)",
+                  "channels_first": "(N, C, H, W)", "channels_last": "(N, H, W, C)",
                   "sequence": "(N, L) or (N, C, L)",
                   None: "(N, L), (N, H, W), (N, C, H, W) or (N, H, W, C)"}[form]
         raise InputError(f"x has shape {shape}, but {form or 'sample'}s lie as {wanted}: reshape "
@@ -117,7 +119,7 @@ def layout_of(
     if len(shape) == 2: return "NL"
     if len(shape) == 3: return "NCL" if form == "sequence" else "NHW"
     _, first, second, last = shape
-    return "NHWC" if last <= 4 and last < min(first, second) else "NCHW"
+    return order or ("NHWC" if last < min(first, second) else "NCHW")
 
 # %% ../../nbs/data/06_own.ipynb #c029
 def _layout_note(shape:tuple[int, ...], layout:str) -> str: # one sentence for the card
@@ -132,7 +134,7 @@ def _layout_note(shape:tuple[int, ...], layout:str) -> str: # one sentence for t
                        "if the steps come first, save x.transpose(0, 2, 1).")
     first = layout == "NCHW"
     c, h, w = shape[1:] if first else (shape[3], *shape[1:3])
-    other = "last, save x.transpose(0, 3, 1, 2)" if first else "first, save x.transpose(0, 2, 3, 1)"
+    other = "last, say kind='channels_last'" if first else "first, say kind='channels_first'"
     return read + f"images of {h} x {w} with {c} channels; if the channels come {other}."
 
 # %% ../../nbs/data/06_own.ipynb #c033
@@ -295,13 +297,6 @@ def _check_fit(arrays:dict[str, np.ndarray], n_targets:int) -> None: # nothing, 
         raise InputError(f"targets names two things alike, {', '.join(map(str, names[:8]))}: tell "
                          "them apart.")
 
-def _sha256(path:Path) -> str: # hex digest
-    "Checksum of a file, read in blocks of 1 MiB."
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20): digest.update(block)
-    return digest.hexdigest()
-
 # %% ../../nbs/data/06_own.ipynb #c059
 def _own_card(path:Path, notes:tuple[str, ...], kind:str, grouped:bool, seed:int) -> Card: # card of a file
     "Write down where the data came from, how they were read and how they were split."
@@ -309,7 +304,7 @@ def _own_card(path:Path, notes:tuple[str, ...], kind:str, grouped:bool, seed:int
     how = ", groups kept whole" if grouped else by_class
     return Card(title=f"own data, {path.name}", origin=f"the file {path.name}",
                 licence="not stated", citation="",
-                traps=notes, sha256=_sha256(path),
+                traps=notes, sha256=file_checksum(path).removeprefix("sha256:"),
                 split=f"at random into 36 % train, 36 % valid, 8 % holdout and 20 % test{how}, "
                 f"seed {seed}")
 
@@ -328,7 +323,7 @@ def _own_task(path:Path, arrays:dict[str, np.ndarray], kind:str|None, seed:int) 
 # %% ../../nbs/data/06_own.ipynb #c060
 def load_npz(
     path:str|Path, # file with arrays `x` and `y`, as the tables above say
-    kind:str|None=None, # "image", "sequence", "multiclass", "multilabel", "regression", or two joined by "+"
+    kind:str|None=None, # "image", "sequence", "channels_first", "channels_last", "multiclass", "multilabel", "regression", or two joined by "+"
     seed:int=0, # decides the split
 ) -> Task: # named after the file
     """Read an npz file as a task.

@@ -123,7 +123,7 @@ _SOURCES += [
                "lossless_4k": DataFile("cifar10_lossless_train_first4000.npz",
                                        "sha256:5a3a42d44290a419b420982b8bebee85690907a7a4ec2535"
                                        "b9ce037d0c54d8cb", 11_335_244)}),
-    Source("graphene", "Graphene kirigami: strength of cut sheets",
+    Source("graphene", "Graphene kirigami: strength of cut sheets, by molecular dynamics",
            "https://github.com/hello-arun/ml-kirigami-TF", "BSD-3-Clause",
            "Hanakata, Cubuk, Campbell, Park 2018, doi:10.1103/PhysRevLett.121.255304",
            "nas_nb.data.graphene:load", folder="kirigami_graphene", files=(DataFile(
@@ -178,13 +178,18 @@ class _Lines:
 @contextmanager
 def _part_file(path):
     "A temporary file beside `path` that becomes `path` on success and vanishes otherwise."
+    made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(prefix=path.name + ".", suffix=".part", dir=path.parent)
     os.close(handle)
     try:
         yield Path(part)
         os.replace(part, path)
-    finally: Path(part).unlink(missing_ok=True)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        for folder in made:
+            if not any(folder.iterdir()): folder.rmdir()
+        raise
 
 # %% ../../nbs/data/03_sources.ipynb #c030
 def _download(source, file, path, progress):
@@ -268,7 +273,8 @@ def _loader(text):
 
 def _check_options(name, options, known):
     for option, value in options.items():
-        if option not in known: raise unknown(f"option of {name}", option, known or ["none"])
+        if not known: raise InputError(f"{name} takes no options, so {option} {value!r} means nothing: leave it out")
+        if option not in known: raise unknown(f"option of {name}", option, known)
         if value not in known[option]:
             raise unknown(f"{option} of {name}", value, map(str, known[option]))
 

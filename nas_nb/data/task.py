@@ -515,11 +515,15 @@ def describe(self: Task) -> dict:  # JSON-able
             "counts": {name: len(self.splits[name]) for name in PARTS},
             "targets": list(self.targets), "metric": self.metric_name,
             "augment": list(self.augment), "grouped": self.groups is not None,
-            "simulated": self.card.simulated, "sha256": self.sha256, "card": card}
+            "simulated": self.card.simulated, "sha256": self.sha256,
+            "split_sha256": fingerprint(*(self.splits[name] for name in PARTS)), "card": card}
 
 
 @patch
-def __repr__(self: Task): return f"Task({self.name}, {len(self.x):,} x {self.x.shape[1:]}, {self.kind})"
+def __repr__(self: Task):
+    facts = self.describe()
+    return (f"Task({self.name}, {self.kind}, {len(self.x):,} x {self.x.shape[1:]}, contents "
+            f"{facts['sha256'][:8]}, split {facts['split_sha256'][:8]})")
 
 
 @patch

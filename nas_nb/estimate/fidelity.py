@@ -8,7 +8,7 @@ Docs: https://nas-nb.github.io/nas_nb/estimate/fidelity.html.md"""
 __all__ = ['cell_spec', 'TrainedScore']
 
 # %% ../../nbs/estimate/01_fidelity.ipynb #c002
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..core import CPU, Compute, Cost, derive_seed
 from ..data.task import Task
@@ -32,7 +32,7 @@ def cell_spec(
 @dataclass(frozen=True)
 class TrainedScore:
     "Score candidates by a short training: `evaluate(genotype) -> Trial`."
-    task:Task = field(repr=False) # trains on "train", scores on "valid"
+    task:Task # trains on "train", scores on "valid"
     recipe:Recipe # how to train; its epochs are the fidelity
     C:int # channels of the first cell
     n_cells:int # cells of the network

@@ -54,13 +54,13 @@ class History:
 @patch
 def incumbent(self:History,
     unit:str="seconds", # "seconds", "epochs" or "evaluations"
-) -> tuple[list[float], list[float]]: # spent so far, and the best value at that moment; both non-decreasing
-    "The best value so far against the cost so far."
+) -> tuple[list[float], list[float]]: # spent so far, and the value of the answer at that moment
+    "The value of the answer so far against the cost so far."
     spent, best, total, top = [], [], 0.0, -np.inf
     for t in self.trials:
         total += getattr(t.cost, unit)
         if t.value is None: continue
-        top = max(top, t.value)
+        top = t.value if self.choose == "last" else max(top, t.value)
         spent.append(total)
         best.append(top)
     return spent, best
@@ -73,7 +73,7 @@ def plot_incumbent(
 ) -> Axes:
     "The incumbents of several searches against what they spent."
     curves = {name: [h.incumbent(unit)] for name, h in histories.items()}
-    return plot_curves(curves, f"search cost [{unit}]", f"best validation {metric} so far", step=True, ax=ax)
+    return plot_curves(curves, f"search cost [{unit}]", f"validation {metric} of the answer so far", step=True, ax=ax)
 
 # %% ../../nbs/search/00_loop.ipynb #c015
 class Searcher(Protocol):

@@ -6,11 +6,12 @@ Docs: https://nas-nb.github.io/nas_nb/nets/network.html.md"""
 
 # %% auto #0
 __all__ = ['halved', 'reduction_cells', 'n_halvings', 'Stem', 'CellPlan', 'plan_cells', 'preprocess', 'ChildCell',
-           'AuxiliaryHead', 'check_sizes', 'reduction_notes', 'CellNetwork']
+           'ResidualReduction', 'last_activation', 'AuxiliaryHead', 'check_sizes', 'reduction_notes', 'CellNetwork']
 
 # %% ../../nbs/nets/01_network.ipynb #c002
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -56,17 +57,19 @@ def n_halvings(
 
 # %% ../../nbs/nets/01_network.ipynb #c011
 class Stem(nn.Module):
-    "Turn the input into the two states that the first cell reads."
+    "Turn the input into the states that the first cell reads."
     def __init__(self,
         C:int, # channels of the first cells
         in_channels:int, # channels of the input
         spatial:Sequence[int], # sides of the input
         stem:str="auto", # "auto", "cifar" or "imagenet"
+        n_inputs:int=2, # states that a cell reads, 1 or 2
     ):
         super().__init__()
         ndim,n_halve = len(spatial),n_halvings(spatial, stem)
-        self.halves,self.spatial = n_halve > 0,tuple(spatial)
-        widths = [C // 2] + [C] * (n_halve - 1) if self.halves else [3 * C]
+        self.n_inputs,self.halves,self.spatial = n_inputs,n_halve > 0,tuple(spatial)
+        plain = 3 * C if n_inputs == 2 else C
+        widths = [C // 2] + [C] * (n_halve - 1) if self.halves else [plain]
         blocks,c_in = [],in_channels
         for i, width in enumerate(widths):
             conv = CONV[ndim](c_in, width, 3, stride=2 if self.halves else 1, padding=1, bias=False)
@@ -79,50 +82,63 @@ class Stem(nn.Module):
 
     def forward(self,
         x:Tensor, # (N, in_channels, *spatial)
-    ) -> tuple[Tensor, Tensor]: # states 0 and 1 of the first cell
+    ) -> tuple[Tensor, ...]: # the states that the first cell reads, one or two
         s0 = self.first(x)
-        return s0, self.second(s0)
+        s1 = self.second(s0)
+        return (s0, s1)[-self.n_inputs:]
 
 # %% ../../nbs/nets/01_network.ipynb #c015
 @dataclass(frozen=True)
 class CellPlan:
     "What one cell needs to know about its place in the row."
-    kind:str # "normal" or "reduce"
-    c_prev_prev:int # channels of state 0
-    c_prev:int # channels of state 1
+    kind:str # "normal", "reduce" or "residual"
+    c_prev_prev:int # channels of state 0; 0 where a cell reads the previous output only
+    c_prev:int # channels of the previous output
     c:int # channels of every operation inside
     c_out:int # channels of the output: c for each node in it
     halve_first:bool # is state 0 twice as large as state 1?
     spatial:tuple[int, ...] # sides of the output
+    n_inputs:int=2 # states that the cell reads, 1 or 2
 
 def plan_cells(
     stem:Stem, # what stands before the row
     C:int, # channels of the first cells
-    n_cells:int, # cells in a row
+    n_cells:int, # cells in a row, reductions and residual blocks included
     n_concat:dict[str, int], # nodes in the output of a cell, by kind
 ) -> list[CellPlan]: # from first to last
-    "Channels, kind and size of every cell."
-    reductions = reduction_cells(n_cells, stem.spatial)
+    """Channels, kind and size of every cell.
+
+    Raises: `InputError` if one-input cells have no place left between the residual blocks."""
+    reductions,narrow = reduction_cells(n_cells, stem.spatial),stem.n_inputs == 1
+    if narrow and len(reductions) == n_cells:
+        raise InputError(f"n_cells is {n_cells}: with one-input cells the cells at one and two "
+                         "thirds are residual blocks, and nothing is left to search: use 3 or more")
     (c_prev_prev, c_prev),spatial = stem.channels,stem.spatial
-    halve_first,plans = stem.halves,[]
+    halve_first,plans = stem.halves and not narrow,[]
     for position in range(n_cells):
-        kind = "reduce" if position in reductions else "normal"
-        if kind == "reduce": C,spatial = 2 * C,halved(spatial)
-        c_out = n_concat[kind] * C
-        plans.append(CellPlan(kind, c_prev_prev, c_prev, C, c_out, halve_first, spatial))
+        reduces = position in reductions
+        kind = "normal" if not reduces else "residual" if narrow else "reduce"
+        if reduces: C,spatial = 2 * C,halved(spatial)
+        c_out = n_concat.get(kind, 1) * C
+        plans.append(CellPlan(kind, 0 if narrow else c_prev_prev, c_prev, C, c_out,
+                              halve_first, spatial, stem.n_inputs))
         c_prev_prev, c_prev, halve_first = c_prev, c_out, kind == "reduce"
     return plans
 
-# %% ../../nbs/nets/01_network.ipynb #c019
+# %% ../../nbs/nets/01_network.ipynb #c020
 def preprocess(
     plan:CellPlan, # place of the cell in the row
     affine:bool, # have batch norms a scale and shift?
     ndim:int, # spatial axes, 1 or 2
-) -> nn.ModuleList: # one module for each of the two inputs
-    "What brings both inputs of a cell to its channels and size."
-    fit = FactorizedReduce if plan.halve_first else ReLUConvBN
-    return nn.ModuleList([fit(plan.c_prev_prev, plan.c, affine=affine, ndim=ndim),
-                          ReLUConvBN(plan.c_prev, plan.c, affine=affine, ndim=ndim)])
+) -> nn.ModuleList: # one module for each input
+    "What brings every input of a cell to its channels and size."
+    if plan.n_inputs == 1 and plan.c_prev == plan.c: return nn.ModuleList([nn.Identity()])
+    blocks,channels = [ReLUConvBN],[plan.c_prev]
+    if plan.n_inputs == 2:
+        blocks.insert(0, FactorizedReduce if plan.halve_first else ReLUConvBN)
+        channels.insert(0, plan.c_prev_prev)
+    return nn.ModuleList(block(n, plan.c, affine=affine, ndim=ndim)
+                         for block, n in zip(blocks, channels))
 
 class ChildCell(nn.Module):
     "A cell with the operations that a genotype names."
@@ -131,9 +147,10 @@ class ChildCell(nn.Module):
         plan:CellPlan, # place of the cell in the row
         ndim:int, # spatial axes, 1 or 2
         search_ops:bool=False, # build the operations of a supernet?
+        norm_pools:bool=True, # with `search_ops`: is there a batch norm after a pooling?
     ):
         super().__init__()
-        build = build_search_op if search_ops else build_op
+        build = partial(build_search_op, norm_pools=norm_pools) if search_ops else build_op
         self.graph = graph
         self.preprocess = preprocess(plan, not search_ops, ndim)
         strides = [2 if plan.kind == "reduce" and state < 2 else 1 for _, state, _ in graph.edges]
@@ -142,11 +159,10 @@ class ChildCell(nn.Module):
         self.dropped = [not isinstance(op, nn.Identity) for op in self.ops]
 
     def forward(self,
-        s0:Tensor, # output of the cell before the previous one
-        s1:Tensor, # output of the previous cell
+        *inputs:Tensor, # outputs of the cells before, the previous one last
         p:float=0.0, # probability of drop path
     ) -> Tensor: # (N, nodes in the output * C, ...)
-        states = [fit(state) for fit, state in zip(self.preprocess, (s0, s1))]
+        states = [fit(state) for fit, state in zip(self.preprocess, inputs, strict=True)]
         edges = iter(zip(self.ops, self.dropped))
         for node in self.graph.nodes:
             first, *others = [drop_path(op(states[state]), p if dropped else 0.0)
@@ -154,7 +170,37 @@ class ChildCell(nn.Module):
             states.append(sum(others, start=first))
         return torch.cat([states[state] for state in self.graph.concat], dim=1)
 
-# %% ../../nbs/nets/01_network.ipynb #c025
+# %% ../../nbs/nets/01_network.ipynb #c026
+class ResidualReduction(nn.Module):
+    """Halve every side with a residual block, which stands between one-input cells.
+
+    Source: Dong and Yang 2020 (arXiv:2001.00326), published code. Deviation: odd sides."""
+    def __init__(self,
+        C_in:int, # channels in
+        C_out:int, # channels out
+        ndim:int=2, # spatial axes, 1 or 2
+    ):
+        super().__init__()
+        self.convs = nn.Sequential(ReLUConvBN(C_in, C_out, 3, stride=2, ndim=ndim),
+                                   ReLUConvBN(C_out, C_out, 3, ndim=ndim))
+        self.shortcut = nn.Sequential(AVG_POOL[ndim](2, 2, ceil_mode=True),
+                                      CONV[ndim](C_in, C_out, 1, bias=False))
+
+    def forward(self,
+        x:Tensor, # (N, C_in, ...)
+        p:float=0.0, # probability of drop path, which leaves this block alone
+    ) -> Tensor: # (N, C_out, ...), every side halved and rounded up
+        return self.shortcut(x) + self.convs(x)
+
+def last_activation(
+    plan:CellPlan, # place of the last cell
+    ndim:int, # spatial axes, 1 or 2
+) -> nn.Module: # (N, C, ...) -> (N, C, ...)
+    "What stands between the last cell and the mean over all positions."
+    if plan.n_inputs == 2: return nn.Identity()
+    return nn.Sequential(NORM[ndim](plan.c_out), nn.ReLU())
+
+# %% ../../nbs/nets/01_network.ipynb #c032
 def _two_windows(spatial):
     "Average to two windows a side; the published ones for sides of 7 and 8."
     ndim = len(spatial)
@@ -175,7 +221,7 @@ class AuxiliaryHead(nn.Sequential):
                          conv(128, 768, 2, bias=False), norm(768), nn.ReLU(),
                          nn.Flatten(), nn.Linear(768, n_out))
 
-# %% ../../nbs/nets/01_network.ipynb #c028
+# %% ../../nbs/nets/01_network.ipynb #c035
 def check_sizes(
     spatial:Sequence[int], # sides of the input
     **numbers:int, # whole numbers that must be positive, by name
@@ -200,27 +246,26 @@ def reduction_notes(
     return tuple(f"cell {position} of {n_cells} (counted from 0) stays a normal cell: "
                  "every side is 1 already, nothing is left to reduce" for position in left_out)
 
-# %% ../../nbs/nets/01_network.ipynb #c029
-def _cells_by_kind(genotype):
-    "The cells of a genotype that this network can hold."
-    if genotype.reduce is None:
-        raise InputError("the genotype has no reduction cell: CellNetwork needs both kinds")
-    for kind, cell in genotype.cells.items():
-        if cell.n_inputs != 2:
-            raise InputError(f"the {kind} cell has {cell.n_inputs} inputs: CellNetwork needs 2")
-    return genotype.cells
+# %% ../../nbs/nets/01_network.ipynb #c036
+def _family(genotype):
+    "How many states the cells of a genotype read, if this network can hold them."
+    n_inputs = {kind: cell.n_inputs for kind, cell in genotype.cells.items()}
+    if n_inputs not in ({"normal": 2, "reduce": 2}, {"normal": 1}):
+        raise InputError(f"the genotype has cells with inputs {n_inputs}: CellNetwork needs "
+                         "a normal and a reduction cell with 2 each, or a normal cell with 1")
+    return n_inputs["normal"]
 
-# %% ../../nbs/nets/01_network.ipynb #c031
+# %% ../../nbs/nets/01_network.ipynb #c038
 class CellNetwork(nn.Module):
     """The network that a genotype describes.
 
     Raises: `InputError` for sizes below 1, an unknown operation or a genotype of another family.
-    Source: Liu et al. 2019, published code. Deviations: sequences, any size, any number of edges,
-    and a last batch norm in the auxiliary head on ImageNet too."""
+    Source: Liu et al. 2019, published code; Dong and Yang 2020 for one-input cells. Deviations:
+    sequences, any size, any number of edges, a last batch norm in ImageNet's auxiliary head too."""
     def __init__(self,
-        genotype:Genotype, # both cells, with two inputs each
-        C:int, # channels of the first cells; 36 on CIFAR-10
-        n_cells:int, # cells in a row; 20 on CIFAR-10
+        genotype:Genotype, # both cells with two inputs each, or a normal cell with one
+        C:int, # channels of the first cells; 36 on CIFAR-10, 16 in NAS-Bench-201
+        n_cells:int, # cells in a row, reductions included; 20 on CIFAR-10, 17 in NAS-Bench-201
         n_out:int, # classes, labels or regression targets
         in_channels:int=3, # channels of the input
         auxiliary:bool=False, # add the second classifier?
@@ -228,15 +273,17 @@ class CellNetwork(nn.Module):
         spatial:Sequence[int]=(32, 32), # sides of the input, (L,) or (H, W)
         stem:str="auto", # "auto", "cifar" or "imagenet"
         search_ops:bool=False, # build the operations of a supernet, so that weights can be inherited?
+        norm_pools:bool=True, # with `search_ops`: `Space.norm_pools` of the supernet
     ):
         super().__init__()
         check_sizes(spatial, C=C, n_cells=n_cells, n_out=n_out, in_channels=in_channels)
-        graphs = _cells_by_kind(genotype)
-        self.stem = Stem(C, in_channels, spatial, stem)
-        n_concat = {kind: len(cell.concat) for kind, cell in graphs.items()}
-        plans = plan_cells(self.stem, C, n_cells, n_concat)
-        self.cells = nn.ModuleList(ChildCell(graphs[plan.kind], plan, len(spatial), search_ops)
-                                   for plan in plans)
+        graphs,ndim = genotype.cells,len(spatial)
+        self.stem = Stem(C, in_channels, spatial, stem, _family(genotype))
+        plans = plan_cells(self.stem, C, n_cells, {k: len(g.concat) for k, g in graphs.items()})
+        self.cells = nn.ModuleList(
+            ResidualReduction(plan.c_prev, plan.c_out, ndim) if plan.kind == "residual" else
+            ChildCell(graphs[plan.kind], plan, ndim, search_ops, norm_pools) for plan in plans)
+        self.last = last_activation(plans[-1], ndim)
         self.classifier = nn.Linear(plans[-1].c_out, n_out)
         self.auxiliary_after = 2 * n_cells // 3
         tapped = plans[self.auxiliary_after]
@@ -249,9 +296,10 @@ class CellNetwork(nn.Module):
     ) -> Tensor|tuple[Tensor, Tensor]: # (N, n_out); in training with `auxiliary` a pair of such
         p = self.drop_path if self.training else 0.0
         with_auxiliary = self.training and self.auxiliary is not None
-        s0, s1 = self.stem(x)
+        states = self.stem(x)
         for position, cell in enumerate(self.cells):
-            s0, s1 = s1, cell(s0, s1, p)
-            if with_auxiliary and position == self.auxiliary_after: second = self.auxiliary(s1)
-        out = self.classifier(s1.flatten(2).mean(2))
+            out = cell(*states, p=p)
+            states = (*states[1:], out)
+            if with_auxiliary and position == self.auxiliary_after: second = self.auxiliary(out)
+        out = self.classifier(self.last(out).flatten(2).mean(2))
         return (out, second) if with_auxiliary else out

@@ -1,4 +1,4 @@
-"""The eight candidate operations of the DARTS space, for images and for sequences of any size
+"""The candidate operations of DARTS, of NAS-Bench-201 and of your own, for images and for sequences of any size
 
 Docs: https://nas-nb.github.io/nas_nb/nets/ops.html.md"""
 
@@ -6,7 +6,8 @@ Docs: https://nas-nb.github.io/nas_nb/nets/ops.html.md"""
 
 # %% auto #0
 __all__ = ['CONV', 'NORM', 'MAX_POOL', 'AVG_POOL', 'OPS', 'ReLUConvBN', 'DilConv', 'SepConv', 'FactorizedReduce', 'register_op',
-           'build_op', 'Zero', 'max_pool', 'avg_pool', 'skip', 'build_search_op', 'drop_path']
+           'build_op', 'Zero', 'max_pool', 'avg_pool', 'skip', 'nor_conv_1x1', 'nor_conv_3x3', 'Noise',
+           'build_search_op', 'drop_path']
 
 # %% ../../nbs/nets/00_ops.ipynb #c002
 from collections.abc import Callable
@@ -165,18 +166,39 @@ def _register_convs(kernel):
 
 for kernel in (3, 5): _register_convs(kernel)
 
-# %% ../../nbs/nets/00_ops.ipynb #c036
+# %% ../../nbs/nets/00_ops.ipynb #c030
+@register_op("nor_conv_1x1")
+def nor_conv_1x1(C:int, stride:int, affine:bool, ndim:int) -> nn.Module:
+    "ReLU, 1x1 convolution, batch norm."
+    return ReLUConvBN(C, C, 1, stride, affine, ndim)
+
+@register_op("nor_conv_3x3")
+def nor_conv_3x3(C:int, stride:int, affine:bool, ndim:int) -> nn.Module:
+    "ReLU, 3x3 convolution, batch norm."
+    return ReLUConvBN(C, C, 3, stride, affine, ndim)
+
+@register_op("noise")
+class Noise(nn.Module):
+    "Standard normal numbers instead of the input; no gradient flows back."
+    def __init__(self, C:int, stride:int, affine:bool, ndim:int):
+        super().__init__()
+        self.thin = (..., *[slice(None, None, stride)] * ndim)
+
+    def forward(self, x:Tensor) -> Tensor: return torch.randn_like(x[self.thin])
+
+# %% ../../nbs/nets/00_ops.ipynb #c044
 def build_search_op(
     name:str, # a registered name; one that contains "pool" gets a batch norm
     C:int, # channels in and out
     stride:int, # 1 keeps the size, 2 halves it
     ndim:int=2, # spatial axes, 1 or 2
+    norm_pools:bool=True, # is there a batch norm after a pooling?
 ) -> nn.Module: # (N, C, ...) -> (N, C, ...)
     "Build the operation as a supernet holds it."
     op = build_op(name, C, stride, affine=False, ndim=ndim)
-    return nn.Sequential(op, NORM[ndim](C, affine=False)) if "pool" in name else op
+    return nn.Sequential(op, NORM[ndim](C, affine=False)) if norm_pools and "pool" in name else op
 
-# %% ../../nbs/nets/00_ops.ipynb #c040
+# %% ../../nbs/nets/00_ops.ipynb #c050
 def drop_path(
     x:Tensor, # output of an operation, (N, ...)
     p:float, # probability to drop a sample, in [0, 1)

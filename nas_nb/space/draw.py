@@ -27,7 +27,7 @@ from .genotype import Cell, Genotype
 # %% ../../nbs/space/02_draw.ipynb #c007
 FAMILY_COLORS = {
     "sep_conv": "#0060A0", "dil_conv": "#A33B00", "max_pool": "#00694A", "avg_pool": "#00694A",
-    "skip_connect": "#8A3A6E", "none": "#6B6B6B"}
+    "skip_connect": "#8A3A6E", "nor_conv": "#6F5500", "noise": "#B00020", "none": "#6B6B6B"}
 
 def edge_color(
     op:str, # name of an operation
@@ -40,7 +40,7 @@ def edge_label(
     op:str, # name of an operation
 ) -> str: # short enough to stand on an edge
     "An operation's name without what its colour and its place already say."
-    short = re.sub("_(conv|pool|connect)", "", op)
+    short = re.sub("_(conv|pool|connect)", "", op.removeprefix("nor_"))
     return re.sub(r"(\d)x(\d)", "\\1\u00d7\\2", short).replace("_", " ")
 
 # %% ../../nbs/space/02_draw.ipynb #c012
@@ -67,9 +67,13 @@ def cell_dot(
     inputs = [_state_name(cell, state) for state in range(cell.n_inputs)]
     lines = [DOT_STYLE, f'  label="{name}"', *map(_math_node, [*inputs, "c_{k}"])]
     lines.append("  {rank=same; " + "; ".join(f'"{i}"' for i in inputs) + "}")
+    reads = {node for op, _, node in cell.edges if op != "none"}
+    for node in sorted({node for _, _, node in cell.edges} - reads):
+        lines.append(f'  "{node}" [style="filled,rounded,dotted"]')
     for op, state, node in cell.edges:
         color = edge_color(op)
         look = f'label="{edge_label(op)}" color="{color}" fontcolor="{color}"'
+        if op == "none": look += " style=dotted penwidth=0.8 arrowhead=none"
         lines.append(f'  "{_state_name(cell, state)}" -> "{node}" [{look}]')
     lines += [f'  "{node}" -> "c_{{k}}" [color="#999999" penwidth=0.8]' for node in cell.concat]
     return "\n".join(["digraph {", *lines, "}"])
@@ -149,8 +153,9 @@ def _words(cell:Cell, name:str) -> str:
     "What a drawing shows, for those who cannot see it."
     nodes = {}
     for op, state, node in cell.edges:
-        nodes.setdefault(node, []).append(f"{op} of {_state_name(cell, state)}")
-    sums = [f"{node} is {' + '.join(edges)}" for node, edges in nodes.items()]
+        terms = nodes.setdefault(node, [])
+        if op != "none": terms.append(f"{op} of {_state_name(cell, state)}")
+    sums = [f"{node} is {' + '.join(terms) or 'zero'}" for node, terms in nodes.items()]
     return f"{name}: {'; '.join(sums)}; output is {', '.join(map(str, cell.concat))}"
 
 def draw_cell(
@@ -165,11 +170,11 @@ def draw_genotype(
     genotype:Genotype, # what a search found
 ) -> Drawing: # its normal cell, and its reduction cell if it has one
     "Draw the cells of a genotype side by side."
-    names = {"normal": "normal cell", "reduce": "reduction cell"}
+    names = {"normal": "normal cell" if genotype.reduce else "cell", "reduce": "reduction cell"}
     drawings = [draw_cell(cell, names[kind]) for kind, cell in genotype.cells.items()]
     return Drawing(*map(tuple, zip(*[(d.dots[0], d.labels[0]) for d in drawings])))
 
-# %% ../../nbs/space/02_draw.ipynb #c039
+# %% ../../nbs/space/02_draw.ipynb #c041
 def _side_by_side(svgs:Sequence[str], label:str, gap=8) -> str:
     "One <svg> that holds all of them, with one description."
     x, placed = 0, []
@@ -181,7 +186,7 @@ def _side_by_side(svgs:Sequence[str], label:str, gap=8) -> str:
             f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" '
             f'style="background:white">{"".join(placed)}</svg>')
 
-# %% ../../nbs/space/02_draw.ipynb #c040
+# %% ../../nbs/space/02_draw.ipynb #c042
 @patch(as_prop=True)
 def svg(self:Drawing) -> str: # one <svg> element
     "All graphs in one picture."

@@ -13,7 +13,7 @@ def lines(key):
     return [line for line in cfg.get(key, "").splitlines() if line.strip()]
 
 
-extras = {"site": lines("site_requirements"), "dev": lines("dev_requirements")}
+extras = {key.removesuffix("_requirements"): lines(key) for key in cfg if key.endswith("_requirements")}
 setup(
     version=cfg["version"],
     description=cfg["description"],

@@ -109,7 +109,7 @@ def test_killed_and_run_again_ends_with_the_same_records(post, tmp_path, moment)
     assert again.name == whole.name
     assert untimed(lines(again / "darts/history.jsonl")) == untimed(lines(whole / "darts/history.jsonl"))
     pairs = list(zip(lines(again / "random/history.jsonl"), lines(whole / "random/history.jsonl")))
-    assert len(pairs) > 5 and all(untimed(a)["value"] == untimed(b)["value"] and a["genotype"] == b["genotype"] for a, b in pairs)
+    assert len(pairs) > 1 and all(untimed(a)["value"] == untimed(b)["value"] and a["genotype"] == b["genotype"] for a, b in pairs)
     ours, theirs = (json.loads((run / "result.json").read_text())["methods"] for run in (again, whole))
     same = [m for m in METHODS if ours[m]["spec"] == theirs[m]["spec"]]
     assert {"darts", *judge.HUMAN} <= set(same)
@@ -159,7 +159,7 @@ def run_tiny(dataset, tmp_path, monkeypatch, **options):
 RNG = np.random.default_rng(0)
 CLASSES = np.arange(160) % 4
 OWN = {
-    "grey images": (RNG.random((160, 9, 7)) + CLASSES[:, None, None], CLASSES, {}, "accuracy"),
+    "grey images": (8 * RNG.random((160, 9, 7)) + CLASSES[:, None, None], CLASSES, {}, "accuracy"),
     "five channels first": (RNG.random((160, 5, 6, 6)), CLASSES * 10 - 3, {}, "accuracy"),
     "colour last": (RNG.integers(0, 255, (160, 8, 8, 3), dtype=np.uint8), RNG.random(160), {}, "R2"),
     "two targets": (RNG.random((160, 3, 5)), RNG.random((160, 2)), {}, "R2"),

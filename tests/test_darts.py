@@ -9,15 +9,18 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from nas_nb.core import CPU, Budget, Compute
 from nas_nb.data.sources import load_task
+from nas_nb.data.task import make_task
 from nas_nb.run import RunFolder
 from nas_nb.search.darts import Darts, DartsRecipe
 from nas_nb.search.relaxations import RELAXATIONS, Dirichlet, Gumbel, Relaxation, Stage
+from nas_nb.search.second_order import HESSIANS
 from nas_nb.space.spaces import DARTS
 
 SMALL = DartsRecipe(C=4, n_cells=3, batch=24, lr_alpha=3e-3)
@@ -222,6 +225,20 @@ def test_a_search_imports_with_nothing_but_the_basics():
     text = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked) + "import nas_nb.search.darts"
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel", "regression"])
+def test_all_ways_of_the_second_order_learn_every_kind_of_target(kind):
+    rng = np.random.default_rng(0)
+    x, measured = rng.random((80, 1, 3, 5), dtype=np.float32), rng.random((80, 2))
+    y = {"multiclass": np.arange(80) % 3, "multilabel": (measured > 0.5).astype(int), "regression": measured}[kind]
+    targets, steps = make_task("arrays", x, y), {}
+    for how in HESSIANS:
+        darts = Darts(targets, DARTS, replace(SMALL, order=2, hessian=how), seed=3, compute=CPU)
+        darts.epoch(0, 1)
+        steps[how] = torch.cat([alpha.detach().flatten() for alpha in darts.supernet.alphas()])
+    assert torch.allclose(steps["double_backward"], steps["forward_over_reverse"], atol=1e-3)
+    assert not torch.equal(steps["double_backward"], steps["finite_difference"])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -83,18 +83,18 @@ class FactorizedReduce(nn.Module):
         super().__init__()
         if C_out < 2:
             raise InputError(f"a reduction to {C_out} channel has no two halves: use 2 or more")
-        self.here = CONV[ndim](C_in, C_out // 2, 1, stride=2, bias=False)
-        self.shifted = CONV[ndim](C_in, C_out - C_out // 2, 1, stride=2, bias=False)
+        self.here = CONV[ndim](C_in, C_out // 2, 1, bias=False)
+        self.shifted = CONV[ndim](C_in, C_out - C_out // 2, 1, bias=False)
         self.bn = NORM[ndim](C_out, affine=affine)
 
     def forward(self,
         x:Tensor, # (N, C_in, ...)
     ) -> Tensor: # (N, C_out, ...), every side halved and rounded up
         x = x.relu()
-        moved = x[(..., *[slice(1, None)] * (x.dim() - 2))]
+        first, second = (x[(..., *[slice(i, None, 2)] * (x.dim() - 2))] for i in (0, 1))
         odd = [n % 2 for n in x.shape[:1:-1]] # last axis first, the order of F.pad
-        if any(odd): moved = F.pad(moved, [zeros for n in odd for zeros in (0, n)])
-        return self.bn(torch.cat([self.here(x), self.shifted(moved)], dim=1))
+        if any(odd): second = F.pad(second, [zeros for n in odd for zeros in (0, n)])
+        return self.bn(torch.cat([self.here(first), self.shifted(second)], dim=1))
 
 # %% ../../nbs/nets/00_ops.ipynb #c023
 OPS:dict[str, Callable[..., nn.Module]] = {}

@@ -101,6 +101,15 @@ def test_a_full_disk_while_publishing_leaves_the_earlier_post(tmp_path, monkeypa
     assert second.is_file() and not first.exists()
 
 
+def test_a_folder_below_the_project_is_found_by_its_bare_name(tmp_path, monkeypatch):
+    root = make_project(tmp_path / "project")
+    (root / "notes" / "cells").mkdir(parents=True)
+    (root / "notes" / "digits").mkdir()
+    monkeypatch.chdir(root / "notes")
+    assert plan_post("means", {"dataset": "cells"}).values["dataset"] == str(root / "notes" / "cells")
+    assert plan_post("means", {"dataset": "digits"}).values["dataset"] == "digits"
+
+
 def test_a_post_names_no_code_to_run(published, tmp_path):
     records = json.loads((published[2].parent / "results.json").read_text())
     folder = tmp_path / "foreign"

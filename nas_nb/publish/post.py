@@ -38,6 +38,7 @@ from fastcore.basics import patch
 from papermill.engines import NBClientEngine, papermill_engines
 
 from ..core import InputError, unknown
+from ..data.sources import SOURCES
 from .page import page_html
 from ..run import write_atomic
 
@@ -221,7 +222,8 @@ def plan_post(
     if on not in PLACES: raise unknown("place to run", on, PLACES)
     path, given = find_template(template, project), dict(given or {})
     for key, value in given.items():
-        if is_path(str(value)) and Path(value).exists(): given[key] = str(Path(value).resolve())
+        own = is_path(str(value)) or key == "dataset" and value not in SOURCES
+        if own and Path(value).exists(): given[key] = str(Path(value).resolve())
     known = template_parameters(path)
     values = check_parameters(known, given)
     slug = slug_of(path, values, known)

@@ -21,11 +21,15 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 # %% ../nbs/02_plot.ipynb #c005
 METHOD_LABELS = {
     "darts": "DARTS", "random": "random search",
-    "resnet": "ResNet", "highway": "Highway", "densenet": "DenseNet"}
+    "resnet": "ResNet", "highway": "Highway", "densenet": "DenseNet",
+    "reinforce": "REINFORCE", "tpe": "TPE", "gp": "Gaussian process", "hyperband": "Hyperband"}
 METHOD_COLORS = {
     "darts": "#0072B2", "random": "#E69F00",
-    "resnet": "#009E73", "highway": "#CC79A7", "densenet": "#D55E00"}
-METHOD_MARKERS = {"darts": "o", "random": "s", "resnet": "^", "highway": "D", "densenet": "v"}
+    "resnet": "#009E73", "highway": "#CC79A7", "densenet": "#D55E00",
+    "local search": "#332288", "evolution": "#117733", "reinforce": "#AA4499", "predictor": "#882255",
+    "tpe": "#88CCEE", "gp": "#44AA99", "halving": "#999933", "hyperband": "#DDCC77", "pareto": "#CC6677"}
+METHOD_MARKERS = {"darts": "o", "random": "s", "resnet": "^", "highway": "D", "densenet": "v",
+                  "local search": "P", "evolution": "X", "reinforce": "*", "predictor": "p"}
 SERIES_COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999999", "#000000"]
 
 # %% ../nbs/02_plot.ipynb #c007

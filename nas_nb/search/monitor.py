@@ -99,7 +99,7 @@ def mixture_of(
     ops = [mean(alpha, mask) for alpha, mask in zip(alphas, net.mask)]
     return Mixture(ops, [edge_softmax(beta, darts.space) for beta in alphas[kinds:]] or None)
 
-# %% ../../nbs/search/05_monitor.ipynb #c026
+# %% ../../nbs/search/05_monitor.ipynb #c027
 @contextmanager
 def _borrowed(net) -> Iterator[None]:
     "A supernet in training mode on a path with second derivatives; afterwards it is as it was."
@@ -114,7 +114,7 @@ def _borrowed(net) -> Iterator[None]:
         for b, before in zip(net.buffers(), buffers): b.data.copy_(before)
         net.train(training).checkpoint = checkpoint
 
-# %% ../../nbs/search/05_monitor.ipynb #c027
+# %% ../../nbs/search/05_monitor.ipynb #c028
 @dataclass(frozen=True)
 class Monitor:
     """Watches a search for the signs of a collapse.
@@ -136,7 +136,7 @@ class Monitor:
         if min(self.every, self.lag) < 1: raise InputError(f"every is {self.every} and lag {self.lag}: use 1 or more")
         if not 0 < self.ratio < 1: raise InputError(f"ratio is {self.ratio}: use a number between 0 and 1")
 
-# %% ../../nbs/search/05_monitor.ipynb #c029
+# %% ../../nbs/search/05_monitor.ipynb #c030
 @patch
 def look(self:Monitor,
     darts, # a search: `supernet`, `space`, `task`, `seed`, `mixture()`, `valid_batch(n)`; left as it is
@@ -153,7 +153,7 @@ def look(self:Monitor,
             "entropy": float(np.concatenate([entropy(weights) for weights in mixture]).mean()),
             "eigenvalue": found.value, "products": found.products, "converged": found.converged}
 
-# %% ../../nbs/search/05_monitor.ipynb #c037
+# %% ../../nbs/search/05_monitor.ipynb #c038
 @patch
 def smoothed(self:Monitor,
     records:Sequence[Mapping], # of `look`, in order; "epoch" where not every epoch has one
@@ -177,7 +177,7 @@ def stop_at(self:Monitor,
         if epochs[back] >= self.earliest and means[back] < self.ratio*means[now]: return epochs[back]
     return None
 
-# %% ../../nbs/search/05_monitor.ipynb #c042
+# %% ../../nbs/search/05_monitor.ipynb #c043
 SIGNS = {"n_skip": "skip_connect in the normal cell [edges]", "n_none": "none weighs most [edges]",
          "entropy": "mean entropy of an edge [nats]", "eigenvalue": "dominant eigenvalue [nats]"}
 

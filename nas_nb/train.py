@@ -9,7 +9,7 @@ __all__ = ['PUBLISHED_RECIPE', 'Recipe', 'cosine', 'batches', 'predict', 'evalua
            'load_model']
 
 # %% ../nbs/03_train.ipynb #c002
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from math import cos, isfinite, pi
 from pathlib import Path
@@ -189,10 +189,10 @@ class Fit:
         return Cost(0, self.result["epochs"], self.result["seconds"])
 
 # %% ../nbs/03_train.ipynb #c031
-def _describe(spec, task, recipe, seed, parts, watch) -> dict:
+def _describe(spec, task, recipe, seed, parts, watch, stop) -> dict:
     "The configuration of a training: all that decides what it computes."
     return {"kind": "fit", "spec": spec, "task": task.describe(), "recipe": asdict(recipe),
-            "seed": seed, "parts": list(parts), "watch": watch}
+            "seed": seed, "parts": list(parts), "watch": watch, **({"stop": repr(stop)} if stop else {})}
 
 def _finish(run:RunFolder|None, trainer:Trainer, records:list[dict], seconds:float, spec:dict) -> dict:
     "The result of a training, written beside the model that it made."
@@ -216,22 +216,23 @@ def fit(
     watch:str|None="valid", # part to evaluate after each epoch
     folder:str|Path|None=None, # run folder; without it nothing is kept
     compute:Compute|None=None, # where; chosen by `pick_compute` without it
+    stop:Callable[[list[dict]], bool]|None=None, # asked after each epoch with all records: end the training here?
 ) -> Fit: # the trained network
     """Train a network from scratch, or go on with a training that was interrupted.
 
     Raises: `Diverged` if the loss stops being a number; `InputError` if the folder holds another run."""
     compute = compute or pick_compute()
-    run = RunFolder(folder).begin(_describe(spec, task, recipe, seed, parts, watch)) if folder else None
+    run = RunFolder(folder).begin(_describe(spec, task, recipe, seed, parts, watch, stop)) if folder else None
     with seeded(seed, "weights"): net = compute.place(build_net(spec))
     if run and run.done:
         net.load_state_dict(run.load("weights.pt"))
         return Fit(net.eval(), run.records(), run.read_json("result.json"))
     trainer = Trainer(net, task, recipe, seed, parts, compute)
-    records, seconds = _run_epochs(trainer, run, watch)
+    records, seconds = _run_epochs(trainer, run, watch, stop)
     return Fit(net.eval(), records, _finish(run, trainer, records, seconds, spec))
 
 # %% ../nbs/03_train.ipynb #c035
-def _run_epochs(trainer:Trainer, run:RunFolder|None, watch:str|None) -> tuple[list[dict], float]:
+def _run_epochs(trainer:Trainer, run:RunFolder|None, watch:str|None, stop:Callable|None) -> tuple[list[dict], float]:
     "All epochs that are still to do; returns the records of all of them and the seconds they took."
     seen = run.load("checkpoint.pt") if run else None
     records, clock = [], Stopwatch(trainer.compute)
@@ -243,6 +244,7 @@ def _run_epochs(trainer:Trainer, run:RunFolder|None, watch:str|None) -> tuple[li
     watched = trainer.task.part(watch) if watch else None
     progress = Progress("epoch", trainer.recipe.epochs)
     for e in range(len(records), trainer.recipe.epochs):
+        if stop and records and stop(records): break
         with clock:
             record = {"epoch": e + 1, "train_loss": trainer.epoch(e)}
             if watched: record["loss"], record["score"] = evaluate(trainer.net, trainer.task, *watched, trainer.compute)
@@ -253,7 +255,7 @@ def _run_epochs(trainer:Trainer, run:RunFolder|None, watch:str|None) -> tuple[li
         progress.update(e + 1, f"loss {record['train_loss']:.3f}")
     return records, clock.seconds
 
-# %% ../nbs/03_train.ipynb #c052
+# %% ../nbs/03_train.ipynb #c054
 class Model:
     "A trained network that takes raw arrays and gives answers in the task's own terms."
     def __init__(self,
@@ -286,7 +288,7 @@ class Model:
         try: return np.array([int(name) for name in self.head.targets])
         except ValueError: return np.array(self.head.targets)
 
-# %% ../nbs/03_train.ipynb #c054
+# %% ../nbs/03_train.ipynb #c056
 @patch
 def predict_proba(self:Model,
     x:np.ndarray, # new samples, laid out as the training arrays were

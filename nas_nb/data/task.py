@@ -540,19 +540,21 @@ def _choose(task, rows, m, rng):
 
 @patch
 def subset(self: Task,
-    n: int,  # samples wanted in all parts together; at least four
+    n: int,  # samples wanted in all the `parts` together; at least one of each
     seed: int = 0,  # which samples
+    parts: tuple[str, ...] = PARTS,  # parts that get smaller; the others stay whole
 ) -> Task:  # this very task where it has no more than `n`
     """A task of about `n` samples with the same proportions, drawn from `seed`.
 
     Raises: `InputError` for fewer samples than parts."""
-    if n >= len(self.x): return self
-    if n < len(PARTS):
-        raise InputError(f"A subset of {n} samples cannot fill {len(PARTS)} parts: ask for more.")
-    used = sum(len(rows) for rows in self.splits.values())
+    used = sum(len(self.splits[part]) for part in parts)
+    if n >= (len(self.x) if parts == PARTS else used): return self
+    if n < len(parts):
+        raise InputError(f"A subset of {n} samples cannot fill {len(parts)} parts: ask for more.")
     rng = np.random.default_rng(derive_seed(seed, "subset"))
-    chosen = {p: _choose(self, self.splits[p], max(1, round(n * len(self.splits[p]) / used)), rng)
+    wanted = {p: max(1, round(n * len(self.splits[p]) / used)) if p in parts else len(self.splits[p])
               for p in PARTS}
+    chosen = {p: _choose(self, self.splits[p], m, rng) for p, m in wanted.items()}
     rows = np.concatenate(list(chosen.values()))
     edges = np.cumsum([0] + [len(chosen[p]) for p in PARTS])
     splits = {p: np.arange(a, b) for p, a, b in zip(PARTS, edges, edges[1:])}

@@ -18,6 +18,7 @@ setup(
     version=cfg["version"],
     description=cfg["description"],
     packages=find_packages(include=["nas_nb*"]),
+    package_data={"nas_nb": ["estimate/*.csv"]},
     install_requires=lines("requirements"),
     extras_require=extras,
     python_requires=">=" + cfg["min_python"],

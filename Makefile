@@ -46,7 +46,7 @@ site: $(ENVIRONMENT)
 	@$(BIN)nas-nb site
 
 bench: $(ENVIRONMENT)
-	@for f in bench/*.py; do echo "$$f"; $(RUN) "$$f"; done
+	@for f in bench/darts.py bench/gpu.py; do echo "$$f"; $(RUN) "$$f"; done
 
 active:
 	@$(RUN) -c "import nas_nb" 2> /dev/null || { echo "nas_nb is not installed in the active environment: pip install -e '.[site,dev,kernels,accelerate,ct,arrays,bayes]', or leave out VENV= to make one" >&2; exit 1; }

@@ -6,7 +6,7 @@ Docs: https://nas-nb.github.io/nas_nb/plot.html.md"""
 
 # %% auto #0
 __all__ = ['METHOD_LABELS', 'METHOD_COLORS', 'METHOD_MARKERS', 'SERIES_COLORS', 'STYLE', 'color_of', 'figure', 'plot_curves',
-           'plot_intervals', 'plot_quality_cost']
+           'plot_intervals', 'plot_quality_cost', 'rank_correlations', 'plot_rank_correlations']
 
 # %% ../nbs/02_plot.ipynb #c002
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,12 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from .core import InputError
 
 # %% ../nbs/02_plot.ipynb #c005
 METHOD_LABELS = {
@@ -125,4 +128,31 @@ def plot_quality_cost(
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     ax.margins(0.15)
     ax.legend()
+    return ax
+
+# %% ../nbs/02_plot.ipynb #c027
+def rank_correlations(
+    columns:Mapping[str, Sequence[float]], # name -> one value for each thing, in one order; or a DataFrame
+) -> pd.DataFrame: # (columns, columns), in [-1, 1]
+    """Spearman correlation of each column with each, over the things for which both are finite.
+
+    Raises: `InputError` if the columns are not of one length."""
+    sizes = {name: len(columns[name]) for name in columns}
+    if len(set(sizes.values())) != 1:
+        found = ", ".join(f"{n} ({name})" for name, n in sizes.items())
+        raise InputError(f"the columns have {found} values: give one for each thing")
+    return pd.DataFrame(columns, dtype=float).replace([np.inf, -np.inf], np.nan).corr("spearman")
+
+def plot_rank_correlations(
+    columns:Mapping[str, Sequence[float]], # as above
+    ax:Axes|None=None, # drawn into; a new figure without it
+) -> Axes:
+    "The same as a heat map with its numbers."
+    import seaborn as sns
+    rho = rank_correlations(columns)
+    ax = ax or figure(width=1.6 + 0.75*len(rho), height=1.2 + 0.55*len(rho))[1]
+    sns.heatmap(rho, vmin=-1, vmax=1, cmap="PuOr", annot=True, fmt=".2f", annot_kws={"size": 8}, ax=ax, cbar_kws={"label": "Spearman correlation"})
+    ax.tick_params(axis="x", rotation=40)
+    ax.tick_params(axis="y", rotation=0)
+    ax.grid(visible=False)
     return ax

@@ -7,20 +7,18 @@ Docs: https://nas-nb.github.io/nas_nb/estimate/proxies.html.md"""
 # %% auto #0
 __all__ = ['SCORES', 'LAYERS', 'NORMS', 'ScoreBatch', 'score_batch', 'register_score', 'params', 'macs', 'layers',
            'loss_gradients', 'grad_norm', 'plain', 'snip', 'l2_norm', 'grasp', 'synflow', 'fisher', 'jacov', 'naswot',
-           'zen', 'proxy_scores', 'ProxyScore', 'plot_rank_correlation']
+           'zen', 'proxy_scores', 'ProxyScore']
 
 # %% ../../nbs/estimate/03_proxies.ipynb #c002
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property, partial, wraps
 
 import numpy as np
-import pandas as pd
 import torch
 from fastcore.basics import patch
-from matplotlib.axes import Axes
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,7 +27,6 @@ from ..data.task import Task
 from .trial import Trial
 from ..nets.measure import n_macs, n_params
 from ..nets.zoo import build_net
-from ..plot import figure
 from ..space.genotype import Genotype
 
 # %% ../../nbs/estimate/03_proxies.ipynb #c006
@@ -337,24 +334,3 @@ def __call__(self:ProxyScore,
     cost,extra = Cost(1, 0.0, time.perf_counter() - start),{"n_params": n_params(net)}
     if np.isfinite(value): return Trial(genotype, value, cost, extra=extra)
     return Trial(genotype, None, cost, f"the score {self.name} is {value}", extra=extra)
-
-# %% ../../nbs/estimate/03_proxies.ipynb #c054
-def plot_rank_correlation(
-    columns:Mapping[str, Sequence[float]], # name -> one value per candidate, in the same order
-    ax:Axes|None=None, # drawn into; a new figure without it
-) -> Axes: # its image holds the matrix of correlations
-    "Spearman's rank correlation between every two columns, as a heat map; candidates without a finite value are left out."
-    table = pd.DataFrame(columns).replace([np.inf, -np.inf], np.nan).dropna()
-    matrix = table.rank().corr().to_numpy()
-    side = 1.6 + 0.5 * len(matrix)
-    ax = ax or figure(width=side, height=side)[1]
-    ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
-    for row, column in np.ndindex(matrix.shape):
-        value = matrix[row, column]
-        ax.text(column, row, f"{round(value, 2) + 0.0:.2f}".replace("0.", "."), ha="center", va="center", fontsize=8,
-                color="white" if abs(value) > 0.6 else "black")
-    ax.set(xticks=range(len(matrix)), yticks=range(len(matrix)), title=f"Spearman, {len(table)} candidates")
-    ax.set_xticklabels(table.columns, rotation=60, ha="right")
-    ax.set_yticklabels(table.columns)
-    ax.grid(visible=False)
-    return ax

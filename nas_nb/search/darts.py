@@ -11,6 +11,7 @@ __all__ = ['LOOK_EVERY', 'SAVE_EVERY_S', 'DartsRecipe', 'Darts']
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
@@ -494,6 +495,13 @@ def _search_epoch(self:Darts, history, epochs, run, interrupts, progress, monito
                  extra={**measured, "mixture": mixture})
 
 # %% ../../nbs/search/06_darts.ipynb #c067
+def _compile(darts:Darts) -> None:
+    "Let compiled loops be compiled; the search does not notice."
+    x, _ = darts.valid_batch(2)
+    with darts.compute.autocast(), seeded(darts.seed, "compile"):
+        if darts.supernet.path_for(x) == "kernels": deepcopy(darts.supernet)(x).sum().backward()
+
+# %% ../../nbs/search/06_darts.ipynb #c070
 @patch
 def run(self:Darts,
     budget:Budget, # needs epochs, which set the cosine; ends earlier if seconds run out first
@@ -513,6 +521,7 @@ def run(self:Darts,
     bar = Progress("search step", epochs*self.n_steps() - first)
     with Interrupts() as interrupts, memory_advice(recipe.batch, recipe.C, recipe.n_cells, recipe.checkpoint):
         history.heed(monitor)
+        if budget.spent(history.cost) < 1: _compile(self)
         while budget.spent(history.cost) < 1 and not history.stopped:
             history.trials.append(self._search_epoch(
                 history, epochs, run, interrupts, lambda e, note: bar.update(done(e) - first, note), monitor))

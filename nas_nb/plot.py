@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from .core import InputError
 
@@ -125,7 +125,9 @@ def plot_quality_cost(
         ax.errorbar(cost, mean, yerr=[[mean - min(quality)], [max(quality) - mean]], color=color, capsize=3,
                     marker=METHOD_MARKERS.get(name, "o"), ms=12 - 1.5*i, label=METHOD_LABELS.get(name, name), ls="none")
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.margins(0.15)
     ax.legend()
     return ax

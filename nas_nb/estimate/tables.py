@@ -300,8 +300,8 @@ def train_digits_cells(
     run = RunFolder(folder).begin({"kind": "digits cells", "recipe": asdict(DIGITS_RECIPE), **DIGITS_SIZE})
     task = digits_cells_task()
     done = {(r["key"], r["seed"]) for r in run.records()}
-    todo = [(key, g, s) for s in seeds for key, g in digits_classes().items() if (key, s) not in done]
-    for key, genotype, seed in todo[:at_most]:
+    missing = [(key, g, s) for s in seeds for key, g in digits_classes().items() if (key, s) not in done]
+    for key, genotype, seed in missing[:at_most]:
         result = fit(cell_spec(genotype, task, **DIGITS_SIZE), task, DIGITS_RECIPE, derive_seed(seed, key), compute=CPU)
         run.append({"key": key, "seed": seed, "n_params": result.result["n_params"],
                     "holdout": round(evaluate(result.net, task, *task.part("holdout"))[1], 5),

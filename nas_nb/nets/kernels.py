@@ -130,7 +130,7 @@ def _statistics(norms, stats, M, like):
         _follow([norms[i] for i in batch], mean[batch], variance * (M / max(M - 1, 1)), like)
     for i, norm in enumerate(norms):
         if norm is None or norm.training: continue
-        mean[i],inverse[i] = norm.running_mean,1 / np.sqrt(norm.running_var.double() + norm.eps)
+        mean[i],inverse[i] = norm.running_mean.numpy(),1 / np.sqrt(norm.running_var.double().numpy() + norm.eps)
     return mean, inverse
 
 def _follow(norms, means, variances, like):

@@ -181,16 +181,19 @@ def test_a_dead_worker_ends_the_search_with_one_sentence_and_leaves_the_folder(t
 
 
 def test_an_interrupted_search_leaves_no_candidates_in_the_queue():
-    started = []
+    started, heard = [], threading.Event()
 
     def interrupted(genotype):
         started.append(genotype)
         if len(started) == 3: raise KeyboardInterrupt
+        if len(started) > 3: heard.wait(60)
         return SCORE(genotype)
 
-    with ThreadPoolExecutor(1) as pool, pytest.raises(KeyboardInterrupt):
-        search(RandomSearch(NAS_BENCH_201), interrupted, Budget(evaluations=1000), 0, pool, ahead=100)
-    assert len(started) < 100
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(KeyboardInterrupt):
+            search(RandomSearch(NAS_BENCH_201), interrupted, Budget(evaluations=1000), 0, pool, ahead=100)
+        heard.set()
+    assert len(started) <= 4
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

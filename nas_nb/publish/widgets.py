@@ -177,10 +177,11 @@ padding:.7rem .8rem;margin:0;font:15px/1.45 system-ui,sans-serif;max-width:46rem
 .nas-bar,.nas-bar fieldset{display:flex;flex-wrap:wrap;gap:.35rem 1.1rem;align-items:center}
 .nas-bar{margin-bottom:.5rem}.nas-bar fieldset{border:1px solid #d9dde2;border-radius:4px;padding:.3rem .6rem;margin:0}
 .nas-bar label{display:inline-flex;flex-wrap:wrap;gap:.1rem .5rem;align-items:center;margin:0;color:inherit}
-.nas-bar input{width:min(13rem,60vw);accent-color:#0b5cad;margin:0}
+.nas-bar input{width:min(13rem,42vw);accent-color:#0b5cad;margin:0}
 .nas-bar output{min-width:2.5em;font-variant-numeric:tabular-nums;padding:0}
 .nas-bar select,.nas-bar button{font:inherit;color:#1c1e21;background:#f5f6f8;border:1px solid #8a929b;border-radius:4px;padding:.1em .4em;max-width:100%}
 .nas-fig :focus-visible{outline:2px solid #0b5cad;outline-offset:2px}.nas-fig [data-set]{cursor:pointer}
+.nas-fig g[data-set]:focus-visible{outline:none}.nas-fig g[data-set]:focus-visible path:first-child{stroke-opacity:.4}
 .nas-fig p{margin:.35rem 0;font-variant-numeric:tabular-nums}"""
 
 # %% ../../nbs/publish/07_widgets.ipynb #c018
@@ -352,10 +353,10 @@ ALPHAS = {"none": 0.3, "skip_connect": 1.2, "avg_pool_3x3": 0.1, "nor_conv_1x1":
 def _bars(names):
     "Horizontal bars, one for each operation; a weight of 1 is 1000 wide before scaling."
     rows = [f'<g transform="translate(0 {26*k})"><text x="118" y="17" text-anchor="end" font-size="14">{escape(name)}</text>'
-            f'<g transform="translate(126 0) scale(.33 1)"><rect x="0" y="3" width="1000" height="19" fill="#eef0f3"/>'
+            f'<g transform="translate(126 0) scale(.23 1)"><rect x="0" y="3" width="1000" height="19" fill="#eef0f3"/>'
             f'<rect data-part="bar{k}" x="0" y="3" width="0" height="19" fill="{SERIES_COLORS[k % 8]}"/></g>'
-            f'<text data-part="weight{k}" x="464" y="17" font-size="14"/></g>' for k, name in enumerate(names)]
-    size = f'viewBox="0 0 510 {26*len(names)}" width="510" height="{26*len(names)}"'
+            f'<text data-part="weight{k}" x="364" y="17" font-size="14"/></g>' for k, name in enumerate(names)]
+    size = f'viewBox="0 0 408 {26*len(names)}" width="408" height="{26*len(names)}"'
     return f'<svg {size} role="img" aria-label="weight of each operation">{"".join(rows)}</svg>'
 
 def _hardness(names):

@@ -6,10 +6,11 @@ Docs: https://nas-nb.github.io/nas_nb/publish/post.html.md"""
 
 # %% auto #0
 __all__ = ['PYTHON', 'KINDS', 'BOOLS', 'SAYS', 'UNNAMED', 'PLACES', 'ENGINES', 'RECORD', 'DEAD', 'Parameter', 'read_template',
-           'template_parameters', 'check_parameters', 'find_project', 'is_path', 'find_template', 'slug_of',
-           'check_writable', 'named_function', 'Plan', 'plan_post', 'CellLines', 'watched', 'RunFailed', 'failure',
-           'execute', 'shown', 'take_records', 'scrub', 'machine_paths', 'tidy_outputs', 'titled', 'tidy',
-           'fingerprint', 'command_of', 'place', 'publish', 'publish_post', 'find_post', 'differences', 'verify_post']
+           'template_parameters', 'check_parameters', 'find_project', 'is_path', 'shipped', 'templates',
+           'find_template', 'slug_of', 'check_writable', 'named_function', 'Plan', 'plan_post', 'CellLines', 'watched',
+           'RunFailed', 'failure', 'execute', 'shown', 'take_records', 'scrub', 'machine_paths', 'tidy_outputs',
+           'titled', 'tidy', 'fingerprint', 'command_of', 'place', 'publish', 'publish_post', 'find_post',
+           'differences', 'verify_post']
 
 # %% ../../nbs/publish/01_post.ipynb #c002
 import ast
@@ -29,7 +30,7 @@ import time
 import tokenize
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 
 import nbformat
@@ -135,6 +136,20 @@ def is_path(
     "Whether a value reads as a path and not as a name."
     return "/" in text or os.sep in text or Path(text).suffix != ""
 
+# %% ../../nbs/publish/01_post.ipynb #06ca38c0
+def shipped() -> Path: # the folder `blog` of the wheel, or of the clone
+    "Where the templates and the site's configuration of this package lie."
+    package = Path(util.find_spec("nas_nb").origin).resolve().parent
+    return package/"blog" if (package/"blog").is_dir() else package.parent/"blog"
+
+def templates(
+    project:Path, # the project
+) -> dict[str, Path]: # name: notebook
+    "The project's own templates; those of the package where it has no folder for them."
+    own = project/"blog"/"templates"
+    return {p.stem: p for p in sorted((own if own.is_dir() else shipped()/"templates").glob("*.ipynb"))}
+
+# %% ../../nbs/publish/01_post.ipynb #f3e9452f
 def find_template(
     name:str|Path, # a path, or the name of a file in `blog/templates`, without its suffix
     project:Path, # the project
@@ -145,7 +160,7 @@ def find_template(
     if is_path(str(name)):
         if Path(name).is_file(): return Path(name).resolve()
         raise InputError(f"template {name} does not exist: give a path, or a name from blog/templates")
-    known = {p.stem: p for p in sorted((project/"blog"/"templates").glob("*.ipynb"))}
+    known = templates(project)
     if name in known: return known[name]
     if not known: raise InputError(f"template {name!r} is not known and {project}/blog/templates "
                                    "is empty: give the path of a notebook")

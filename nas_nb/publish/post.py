@@ -127,7 +127,7 @@ def plan_post(
     path, given = find_template(template, project), dict(given or {})
     for key, value in given.items():
         own = is_path(str(value)) or key == "dataset" and value not in SOURCES
-        if own and Path(value).exists(): given[key] = str(Path(value).resolve())
+        if own and Path(str(value)).exists(): given[key] = str(Path(str(value)).resolve())
     known = template_parameters(path)
     values = check_parameters(known, given)
     slug = slug_of(path, values, known)

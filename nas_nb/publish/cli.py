@@ -6,7 +6,7 @@ Docs: https://nas-nb.github.io/nas_nb/publish/cli.html.md"""
 
 # %% auto #0
 __all__ = ['COMMANDS', 'Parser', 'add_post', 'make_parser', 'run_post', 'run_verify', 'source_facts', 'list_sources', 'run_data',
-           'run_site', 'main']
+           'run_site', 'add_batch', 'run_batch', 'main']
 
 # %% ../../nbs/publish/03_cli.ipynb #c002
 import argparse
@@ -18,6 +18,7 @@ from ..core import InputError, say, unknown
 from nas_nb.publish.post import (
     RunFailed, find_project, find_template, publish_post, shown, template_parameters, verify_post,
 )
+from .template import duration
 
 # %% ../../nbs/publish/03_cli.ipynb #c007
 class Parser(argparse.ArgumentParser):
@@ -34,6 +35,9 @@ def add_post(
                       metavar=("NAME", "VALUE"), help="a parameter of the template")
     post.add_argument("--out", metavar="FOLDER", help="the folder for posts (default: blog/posts)")
     post.add_argument("--on", default="local", metavar="PLACE", help="where it runs (default: local)")
+    post.add_argument("--cell-timeout", metavar="TIME", help="the longest a cell may take, such as 30m")
+    post.add_argument("--timeout", metavar="TIME", help="the longest the whole run may take, such as 2h")
+    post.add_argument("--author", default="", help="who signs (default: the author in settings.ini)")
     post.add_argument("--parameters", action="store_true", help="list what can be chosen, and stop")
 
 def make_parser() -> Parser:
@@ -50,6 +54,7 @@ def make_parser() -> Parser:
     data.add_argument("--json", action="store_true", help="for programs")
     site = commands.add_parser("site", help="build the documentation and the blog")
     site.add_argument("--out", default="_site", metavar="FOLDER", help="where (default: _site)")
+    add_batch(commands.add_parser("batch", help="make the posts of a plan, a few at a time"))
     return parser
 
 # %% ../../nbs/publish/03_cli.ipynb #c011
@@ -65,7 +70,8 @@ def run_post(
     given = dict(args.parameter)
     if len(given) < len(args.parameter):
         raise InputError("a parameter is given twice: give each -p NAME once")
-    page = publish_post(args.template, given, args.out, args.on, project)
+    limits = {k: duration(v) if (v := getattr(args, k)) else None for k in ("cell_timeout", "timeout")}
+    page = publish_post(args.template, given, args.out, args.on, project, author=args.author, **limits)
     print(shown(page, project))
     return 0
 
@@ -143,9 +149,36 @@ def run_site(
     print(shown(build_site(out=args.out), find_project()))
     return 0
 
+# %% ../../nbs/publish/03_cli.ipynb #bc1531ea
+def add_batch(
+    batch:argparse.ArgumentParser, # of `nas-nb batch`; changed in place
+) -> None:
+    "The words of `nas-nb batch`."
+    batch.add_argument("plan", metavar="PLAN", help="a YAML file: a list of template, parameters and grid")
+    batch.add_argument("-n", type=int, default=1, metavar="N", help="posts at a time (default: 1)")
+    batch.add_argument("--retry", type=int, default=0, metavar="N", help="how often a failed post is tried again")
+    batch.add_argument("--on", default="local", metavar="PLACE", help="where: local, or dask:ADDRESS")
+    batch.add_argument("--status", action="store_true", help="show the table of states, and stop")
+    batch.add_argument("--json", action="store_true", help="for programs")
+
+def run_batch(
+    args:argparse.Namespace, # words of `nas-nb batch`
+) -> int: # exit code, 1 if a post failed
+    "Make the posts of a plan, or show what became of them."
+    from nas_nb.publish.batch import Batch
+    batch = Batch(args.plan, args.on)
+    rows = batch.states() if args.status else batch.work(args.n, args.retry)
+    if args.json: print(json.dumps(rows, indent=1))
+    else:
+        for r in rows:
+            seconds = "" if r["seconds"] is None else f"{r['seconds']:.0f} s"
+            print(f"{r['state']:8} {seconds:>8} {r['attempts']:>2}  {r['post']}  {r['page'] or r['said']}".rstrip())
+    return int(not args.status and any(r["state"] == "failed" for r in rows))
+
 # %% ../../nbs/publish/03_cli.ipynb #c017
 COMMANDS:dict[str, Callable[[argparse.Namespace], int]] = {
-    "post": run_post, "verify": run_verify, "data": run_data, "site": run_site}
+    "post": run_post, "verify": run_verify, "data": run_data, "site": run_site,
+    "batch": run_batch}
 
 def main(
     argv:Sequence[str]|None=None, # the words after `nas-nb`; those of the process if not given

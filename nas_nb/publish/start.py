@@ -12,7 +12,8 @@ import re
 from pathlib import Path
 
 from ..core import InputError
-from .post import check_writable, shipped
+from .post import check_writable
+from .template import shipped
 from ..run import write_atomic
 
 # %% ../../nbs/publish/02_start.ipynb #48e08aa3

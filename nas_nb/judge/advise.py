@@ -8,13 +8,12 @@ Docs: https://nas-nb.github.io/nas_nb/judge/advise.html.md"""
 __all__ = ['SOLVED', 'FEWEST', 'RULES', 'SHARE', 'SAMPLES', 'N_ARCH', 'N_SEEDS', 'read_budget', 'spread', 'best_of',
            'likely_gain', 'decide', 'Adviser', 'shallow_score', 'advice_text']
 
-# %% ../../nbs/judge/02_advise.ipynb #21c09192
+# %% ../../nbs/judge/02_advise.ipynb #2c2b9577
 import math
 import re
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +26,12 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..core import InputError, derive_seed, pick_compute, say
+from ..core import InputError, derive_seed, pick_compute
 from ..data.eda_report import laziest, records_of
 from ..data.guard import check, visible
 from ..data.sources import load_task
 from ..data.task import Task
 from ..estimate.fidelity import cell_spec
-from ..estimate.proxies import ProxyScore
 from .study import SCALES, fitted
 from ..run import RunFolder
 from ..space.spaces import DARTS
@@ -179,7 +177,7 @@ def shallow_score(
         out = np.log(np.clip(out, 1e-9, 1)) - (np.log(np.clip(1 - out, 1e-9, 1)) if task.kind == "multilabel" else 0)
     return task.score(target.new_tensor(out, dtype=torch.float32), target)
 
-# %% ../../nbs/judge/02_advise.ipynb #6c504a88
+# %% ../../nbs/judge/02_advise.ipynb #397fe459
 @patch
 def shallow(self:Adviser) -> dict[str, float|None]: # scores on part valid
     "The linear model and the forest."
@@ -212,10 +210,10 @@ def step_s(self:Adviser,
     "Time a few steps of a training."
     few = self.task.subset(5*batch, self.seed, parts=("train", "valid"))
     steps = max(1, len(few.splits["train"])//batch)
-    return self.probe(f"step {name}", 0, lambda: fit(spec, few, Recipe(2, batch), self.seed, watch=None,
-                                                     compute=self.compute).result["seconds"]/2/steps)
+    def once(): return fit(spec, few, Recipe(1, batch), self.seed, watch=None, compute=self.compute).result["seconds"]/steps
+    return self.probe(f"step {name}", 0, lambda: min(once() for _ in range(3)))
 
-# %% ../../nbs/judge/02_advise.ipynb #dad5282f
+# %% ../../nbs/judge/02_advise.ipynb #36700f92
 N_ARCH, N_SEEDS = 8, 2 # random cells, and trainings of each
 
 @patch
@@ -233,7 +231,7 @@ def probes(self:Adviser) -> dict[str, object]: # what was measured: step times, 
     done = next((r["epochs"] for r in self.run.records() if r["probe"] == "plan"), None)
     epochs = done or min(epochs, int(room))
     if not done: self.run.append({"probe": "plan", "epochs": epochs, "value": epochs, "seconds": 0.0})
-    found = {"times": times, "batch": batch, "epochs": epochs, "resnet": [], "cells": [], "naswot": []}
+    found = {"times": times, "batch": batch, "epochs": epochs, "resnet": [], "cells": []}
     if epochs < 1: return found
     recipe = Recipe(epochs, batch, **self.scale.training)
     found["resnet"] = [self.trained(f"resnet {s}", human, recipe, s, epochs*per_epoch["resnet"]) for s in range(3)]

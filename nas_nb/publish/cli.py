@@ -6,7 +6,7 @@ Docs: https://nas-nb.github.io/nas_nb/publish/cli.html.md"""
 
 # %% auto #0
 __all__ = ['COMMANDS', 'Parser', 'add_post', 'make_parser', 'run_post', 'run_verify', 'source_facts', 'list_sources', 'run_data',
-           'run_site', 'main']
+           'run_site', 'add_advise', 'run_advise', 'main']
 
 # %% ../../nbs/publish/03_cli.ipynb #c002
 import argparse
@@ -48,6 +48,7 @@ def make_parser() -> Parser:
     data.add_argument("action", metavar="list|get|verify")
     data.add_argument("name", nargs="?", metavar="NAME", help="a data set")
     data.add_argument("--json", action="store_true", help="for programs")
+    add_advise(commands.add_parser("advise", help="should I search an architecture on these data?"))
     site = commands.add_parser("site", help="build the documentation and the blog")
     site.add_argument("--out", default="_site", metavar="FOLDER", help="where (default: _site)")
     return parser
@@ -143,9 +144,33 @@ def run_site(
     print(shown(build_site(out=args.out), find_project()))
     return 0
 
+# %% ../../nbs/publish/03_cli.ipynb #e16c5ce0
+def add_advise(
+    advise:argparse.ArgumentParser, # of `nas-nb advise`; changed in place
+) -> None:
+    "The words of `nas-nb advise`."
+    advise.add_argument("dataset", metavar="DATA", help="a registered data set, or a path")
+    advise.add_argument("--budget", default="1h", metavar="TIME", help="what a search may take, such as 15m (default: 1h)")
+    advise.add_argument("-p", "--option", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="of the data set")
+    advise.add_argument("--json", action="store_true", help="for programs")
+
+def run_advise(
+    args:argparse.Namespace, # words of `nas-nb advise`
+) -> int: # exit code
+    "Say whether to search."
+    from nas_nb.judge.advise import Adviser, advice_text
+    given = dict(args.option)
+    if len(given) < len(args.option): raise InputError("an option is given twice: give each -p NAME once")
+    for name in ("dataset", "budget", "runs", "device"):
+        if name in given: raise unknown("option of the data set", name, ["target", "split", "group"])
+    if not given.get("seed", "0").isdecimal(): raise InputError(f"seed {given['seed']!r} is no whole number: give 0 or more")
+    result = Adviser(args.dataset, args.budget, int(given.pop("seed", 0)), **given).advise()
+    print(json.dumps(result, indent=1) if args.json else advice_text(result))
+    return 0
+
 # %% ../../nbs/publish/03_cli.ipynb #c017
 COMMANDS:dict[str, Callable[[argparse.Namespace], int]] = {
-    "post": run_post, "verify": run_verify, "data": run_data, "site": run_site}
+    "post": run_post, "verify": run_verify, "data": run_data, "site": run_site, "advise": run_advise}
 
 def main(
     argv:Sequence[str]|None=None, # the words after `nas-nb`; those of the process if not given

@@ -104,8 +104,8 @@ RULES:tuple[tuple[str, tuple[str, ...], Callable, str, str], ...] = ( # name, nu
     ("gain", ("gain",), lambda gain: gain <= 0, "no-nas",
      "The best of a full random search would not beat the small ResNet (expected difference {gain:+.4f})."),
     ("darts", ("budget_s", "study_s", "arch_sd", "seed_sd"), lambda budget, cost, a, e: cost <= budget and a >= 2*e, "darts",
-     "Architectures differ much more than seeds (deviation {arch_sd:.4f} against {seed_sd:.4f}), and the budget holds DARTS "
-     "beside random search ({study_s:.0f} s)."),
+     ("Architectures differ much more than seeds (deviation {arch_sd:.4f} against {seed_sd:.4f}), and the budget holds DARTS "
+     "beside random search ({study_s:.0f} s).")),
     ("random", (), lambda: True, "random-search", "Architectures differ, and random search finds a good one for less than DARTS costs."))
 
 def decide(

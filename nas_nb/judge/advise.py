@@ -226,11 +226,12 @@ def probes(self:Adviser) -> dict[str, object]: # what was measured: step times, 
     n = len(self.task.splits["train"])
     epochs, batch = fitted(self.scale, self.scale.candidate_steps, 96, self.task, n)
     times = {"resnet": self.step_s("resnet", human, batch), "cell": self.step_s("cell", specs[0], batch)}
+    if None in times.values(): return {"times": times, "epochs": 0, "resnet": [], "cells": []}
     per_epoch = {k: 1.5*t*max(1, n//batch) for k, t in times.items() if t}
     room = 0.8*self.left/(3*per_epoch["resnet"] + N_ARCH*N_SEEDS*per_epoch["cell"])
     done = next((r["epochs"] for r in self.run.records() if r["probe"] == "plan"), None)
-    epochs = done or min(epochs, int(room))
-    if not done: self.run.append({"probe": "plan", "epochs": epochs, "value": epochs, "seconds": 0.0})
+    epochs = min(epochs, int(room)) if done is None else done
+    if done is None: self.run.append({"probe": "plan", "epochs": epochs, "value": epochs, "seconds": 0.0})
     found = {"times": times, "batch": batch, "epochs": epochs, "resnet": [], "cells": []}
     if epochs < 1: return found
     recipe = Recipe(epochs, batch, **self.scale.training)

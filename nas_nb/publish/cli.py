@@ -7,8 +7,8 @@ Docs: https://nas-nb.github.io/nas_nb/publish/cli.html.md"""
 # %% auto #0
 __all__ = ['FIRST', 'COMMANDS', 'Parser', 'add_post', 'add_batch', 'add_verify', 'add_data', 'add_site', 'run_post', 'run_verify',
            'source_facts', 'list_sources', 'run_data', 'run_site', 'add_init', 'run_init', 'run_of_post', 'add_export',
-           'run_export', 'run_batch', 'Command', 'make_parser', 'guide', 'add_help', 'run_help', 'add_completion',
-           'run_completion', 'main']
+           'run_export', 'run_batch', 'add_advise', 'run_advise', 'Command', 'make_parser', 'guide', 'add_help',
+           'run_help', 'add_completion', 'run_completion', 'main']
 
 # %% ../../nbs/publish/03_cli.ipynb #c002
 import argparse
@@ -260,6 +260,30 @@ def run_batch(
             print(f"{r['state']:8} {seconds:>8} {r['attempts']:>2}  {r['post']}  {r['page'] or r['said']}".rstrip())
     return int(not args.status and any(r["state"] == "failed" for r in rows))
 
+# %% ../../nbs/publish/03_cli.ipynb #e16c5ce0
+def add_advise(
+    advise:argparse.ArgumentParser, # of `nas-nb advise`; changed in place
+) -> None:
+    "The words of `nas-nb advise`."
+    advise.add_argument("dataset", metavar="DATA", help="a registered data set, or a path")
+    advise.add_argument("--budget", default="1h", metavar="TIME", help="what a search may take, such as 15m (default: 1h)")
+    advise.add_argument("-p", "--option", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="of the data set")
+    advise.add_argument("--json", action="store_true", help="for programs")
+
+def run_advise(
+    args:argparse.Namespace, # words of `nas-nb advise`
+) -> int: # exit code
+    "Say whether to search."
+    from nas_nb.judge.advise import Adviser, advice_text
+    given = dict(args.option)
+    if len(given) < len(args.option): raise InputError("an option is given twice: give each -p NAME once")
+    for name in ("dataset", "budget", "runs", "device"):
+        if name in given: raise unknown("option of the data set", name, ["target", "split", "group"])
+    if not given.get("seed", "0").isdecimal(): raise InputError(f"seed {given['seed']!r} is no whole number: give 0 or more")
+    result = Adviser(args.dataset, args.budget, int(given.pop("seed", 0)), **given).advise()
+    print(json.dumps(result, indent=1) if args.json else advice_text(result))
+    return 0
+
 # %% ../../nbs/publish/03_cli.ipynb #585ab2fb
 @dataclass(frozen=True)
 class Command:
@@ -336,6 +360,8 @@ COMMANDS:dict[str, Command] = {
     "export": Command("Run and publish", "write a trained network as ONNX and torch.export files", add_export, run_export,
                       ("nas-nb export search-report-digits-quick", "nas-nb export data/runs/STUDY/final/resnet-0 --format torch")),
     "data": Command("Data", "list, fetch or check data sets", add_data, run_data, ("nas-nb data list", "nas-nb data get mnist")),
+    "advise": Command("Data", "should one search an architecture on these data?", add_advise, run_advise,
+                      ("nas-nb advise digits --budget 15m", "nas-nb advise my_data.npz --budget 1h --json")),
     "init": Command("A blog", "start a team's own blog in a new folder", add_init, run_init, ("nas-nb init our_blog --author 'A. Student'",)),
     "site": Command("A blog", "build the documentation and the blog", add_site, run_site, ("nas-nb site --out _site",)),
     "help": Command("Help", "explain the program, or one command", add_help, run_help, ("nas-nb help post",)),

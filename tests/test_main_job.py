@@ -20,6 +20,7 @@ from nas_nb.data.sources import load_task, local_path
 from nas_nb.estimate.trial import Trial
 from nas_nb.judge import study as judge
 from nas_nb.judge.study import METHODS, SCALES, Study
+from nas_nb.publish.cli import main
 from nas_nb.search.loop import History, budget_left
 from nas_nb.train import Recipe, Trainer, fit, load_model
 
@@ -88,6 +89,23 @@ def test_the_three_lines_load_every_model(post):
         answers = load_model(run / "final" / f"{method}-0").predict(x)
         assert answers.shape == y.shape and answers.dtype.kind == "i"
     assert (load_model(run / "final" / "resnet-0").predict(x) == y).mean() > 0.2
+
+
+def test_a_post_is_exported_by_its_name(post, tmp_path, monkeypatch, capsys):
+    folder, run = post
+    told = json.loads((folder / "results.json").read_text())
+    told["post"]["parameters"]["runs"] = "data/runs"
+    place = tmp_path / "blog" / "posts" / folder.name
+    place.mkdir(parents=True)
+    (place / "results.json").write_text(json.dumps(told))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "runs").symlink_to(run.parent)
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", folder.name[11:], "--format", "torch", "--out", "files", "--json"]) == 0
+    live, file = json.loads(capsys.readouterr().out)
+    assert file["file"] == "model.pt2" and file["checked on"] == live["checked on"] == "the test part of digits, 80 samples"
+    assert main(["export", f"data/runs/{run.name}"]) == 2
+    assert f"final/{told['best']}-0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("moment", ["darts/checkpoint.pt", "final/resnet-0/checkpoint.pt"])

@@ -231,6 +231,9 @@ def run_export(
     "Write a trained network as files that need no nas_nb."
     from nas_nb.judge.export import ExportDiffers, export_model
     run, options = Path(args.run), {}
+    if (run/"final").is_dir():
+        known = ", ".join(f"final/{p.parent.name}" for p in sorted(run.glob("final/*/model.json")))
+        raise InputError(f"{args.run} is a whole study: name one of its trainings in it, {known}")
     if not (run/"model.json").is_file(): run, options = run_of_post(find_post(args.run))
     out = Path(args.out) if args.out else run/"export"
     check_writable(out.resolve())

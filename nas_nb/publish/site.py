@@ -30,8 +30,10 @@ from nbdev.serve_drv import exec_nb
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from ..core import InputError
+from .clean import DEAD
 from .page import mathjax
-from .post import DEAD, PYTHON, RunFailed, find_project, read_template
+from .post import RunFailed
+from .template import PYTHON, find_project, read_template
 
 # %% ../../nbs/publish/02_site.ipynb #c007
 NEEDS = ("sphinx", "myst_nb", "ablog", "pydata_sphinx_theme")

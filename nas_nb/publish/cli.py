@@ -7,8 +7,8 @@ Docs: https://nas-nb.github.io/nas_nb/publish/cli.html.md"""
 # %% auto #0
 __all__ = ['FIRST', 'COMMANDS', 'Parser', 'add_post', 'add_batch', 'add_verify', 'add_data', 'add_site', 'run_post', 'run_verify',
            'source_facts', 'list_sources', 'run_data', 'run_site', 'add_init', 'run_init', 'run_of_post', 'add_export',
-           'run_export', 'run_batch', 'add_advise', 'run_advise', 'Command', 'make_parser', 'guide', 'add_help',
-           'run_help', 'add_completion', 'run_completion', 'main']
+           'run_export', 'run_batch', 'add_advise', 'run_advise', 'add_tensorboard', 'run_tensorboard', 'Command',
+           'make_parser', 'guide', 'add_help', 'run_help', 'add_completion', 'run_completion', 'main']
 
 # %% ../../nbs/publish/03_cli.ipynb #c002
 import argparse
@@ -287,6 +287,24 @@ def run_advise(
     print(json.dumps(result, indent=1) if args.json else advice_text(result))
     return 0
 
+# %% ../../nbs/publish/03_cli.ipynb #179790fa
+def add_tensorboard(
+    tensorboard:argparse.ArgumentParser, # of `nas-nb tensorboard`; changed in place
+) -> None:
+    "The words of `nas-nb tensorboard`."
+    tensorboard.add_argument("run", metavar="RUN", help="a run folder, or one with run folders below it")
+    tensorboard.add_argument("--out", metavar="FOLDER", help="where (default: tensorboard in the run folder)")
+
+def run_tensorboard(
+    args:argparse.Namespace, # words of `nas-nb tensorboard`
+) -> int: # exit code
+    "Translate the records of a run for TensorBoard."
+    from nas_nb.publish.tensorboard import to_tensorboard
+    out = Path(args.out) if args.out else Path(args.run)/"tensorboard"
+    for name, n in to_tensorboard(args.run, out).items(): print(f"{name}: {n} curves")
+    print(shown(out.resolve(), find_project()))
+    return 0
+
 # %% ../../nbs/publish/03_cli.ipynb #585ab2fb
 @dataclass(frozen=True)
 class Command:
@@ -362,6 +380,8 @@ COMMANDS:dict[str, Command] = {
                      ("nas-nb batch night.yaml -n 2 --retry 1", "nas-nb batch night.yaml --status")),
     "export": Command("Run and publish", "write a trained network as ONNX and torch.export files", add_export, run_export,
                       ("nas-nb export search-report-digits-quick", "nas-nb export data/runs/STUDY/final/resnet-0 --format torch")),
+    "tensorboard": Command("Run and publish", "show the records of a run as curves", add_tensorboard, run_tensorboard,
+                           ("nas-nb tensorboard data/runs/STUDY",)),
     "data": Command("Data", "list, fetch or check data sets", add_data, run_data, ("nas-nb data list", "nas-nb data get mnist")),
     "advise": Command("Data", "should one search an architecture on these data?", add_advise, run_advise,
                       ("nas-nb advise digits --budget 15m", "nas-nb advise my_data.npz --budget 1h --json")),

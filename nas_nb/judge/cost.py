@@ -55,7 +55,7 @@ def pareto(
     points = np.array([[quality[name], *(-c[name] for c in costs)] for name in names], dtype=float)
     return [names[i] for i in front_of(points.reshape(len(names), 1 + len(costs)))]
 
-# %% ../../nbs/judge/00_cost.ipynb #3f72c1ee
+# %% ../../nbs/judge/00_cost.ipynb #ab5e13b5
 def plot_pareto(
     points:Mapping[str, tuple[float, Sequence[float]]], # method -> price, and one score per seed
     xlabel:str, # of the price, with its unit
@@ -67,6 +67,6 @@ def plot_pareto(
     means = {name: float(np.mean(scores)) for name, (_, scores) in points.items()}
     front = pareto(means, {name: price for name, (price, _) in points.items()})[::-1]
     ax.step([points[n][0] for n in front], [means[n] for n in front], where="post", color="#000000", lw=1, ls=":",
-            zorder=0, label="front of the means")
+            zorder=1.9, label="front of the means")
     ax.legend()
     return ax

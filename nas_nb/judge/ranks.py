@@ -67,7 +67,7 @@ def alike(
     groups = [tuple(n for n in names[i:] if ranks[n] - ranks[first] <= width) for i, first in enumerate(names)]
     return [g for i, g in enumerate(groups) if len(g) > 1 and not any(set(g) <= set(other) for other in groups[:i])]
 
-# %% ../../nbs/judge/00_ranks.ipynb #76083067
+# %% ../../nbs/judge/00_ranks.ipynb #e20bb82e
 def plot_critical_difference(
     scores:Mapping[str, Sequence[float]], # method -> one score per data set, higher is better
     level:float=0.95, # chance that no pair of equal methods is told apart
@@ -87,11 +87,13 @@ def plot_critical_difference(
         ax.plot([rank, rank, edge], [0, depth, depth], color=color_of(name, i), lw=1.2)
         ax.annotate(f"{METHOD_LABELS.get(name, name)}, {rank:.2f}", (edge, depth), (-4 if left else 4, 0), textcoords="offset points",
                     ha="right" if left else "left", va="center")
-    ax.errorbar(1 + width/2, 0.9, xerr=width/2, color="#000000", capsize=4)
-    ax.annotate(f"critical difference {width:.2f}", (1 + width/2, 1.1), ha="center")
+    bottom = -1.8 - 0.5*len(groups) - 0.9*((k - 1)//2)
+    ax.errorbar(1 + width/2, bottom, xerr=width/2, color="#000000", capsize=4)
+    ax.annotate(f"critical difference {width:.2f}", (1 + width/2, bottom + 0.15), ha="center", va="bottom")
     ax.spines[["left", "bottom"]].set_visible(False)
-    ax.axhline(0, color="#000000", lw=1)
-    ax.set(xlim=(0.8, k + 0.2), xticks=range(1, k + 1), yticks=[], xlabel=f"average rank on {n} data sets, 1 is the best")
-    ax.xaxis.set_ticks_position("top")
+    ax.spines["top"].set_visible(True)
+    ax.xaxis.tick_top()
+    ax.xaxis.set_label_position("top")
+    ax.set(xlim=(0.8, k + 0.2), ylim=(bottom - 0.3, 0), xticks=range(1, k + 1), yticks=[], xlabel=f"average rank on {n} data sets, 1 is the best")
     ax.grid(visible=False)
     return ax

@@ -10,6 +10,7 @@ __all__ = ['MOST_SEEDS', 'ALPHA', 'Interval', 'interval', 'contrast', 'differenc
            'compare', 'verdict', 'compare_all', 'plot_differences']
 
 # %% ../../nbs/judge/00_compare.ipynb #c002
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -164,9 +165,11 @@ def power_of(
     level:float=0.95, # of the test
 ) -> float|np.ndarray: # in [0, 1]
     "Chance that a t test sees a true difference, and gets its sign right."
-    n = np.asarray(n)
-    degrees, spread = (n - 1, sd) if paired else (2*n - 2, sd*np.sqrt(2))
-    return stats.nct.sf(stats.t.ppf(0.5 + level/2, degrees), degrees, np.abs(delta)*np.sqrt(n)/spread)
+    n, delta = np.asarray(n)[..., None], np.abs(delta)[..., None]
+    free = n - 1 if paired else 2*n - 2
+    share = 0.0 if paired else stats.beta.ppf((np.arange(32) + 0.5)/32, (n - 1)/2, (n - 1)/2)
+    edge = stats.t.ppf(0.5 + level/2, (n - 1)/(share**2 + (1 - share)**2))
+    return stats.nct.sf(edge, free, delta*np.sqrt(n)/(sd if paired else sd*np.sqrt(2))).mean(-1)
 
 def detectable(
     n:int, # seeds of each method
@@ -191,9 +194,9 @@ def seeds_needed(
 ) -> int|None: # seeds of each method; None for more than `MOST_SEEDS`
     "How many seeds would settle it, if the difference and the scatter are what they seem."
     if delta == 0: return None
-    n = np.arange(2, MOST_SEEDS + 1)
-    enough = power_of(delta, n, sd, paired, level) >= power if sd else least_p(n, n, paired) < 1 - level
-    return int(n[enough.argmax()]) if enough.any() else None
+    def enough(n): return power_of(delta, n, sd, paired, level) >= power if sd else least_p(n, n, paired) < 1 - level
+    n = bisect_left(range(MOST_SEEDS + 1), True, lo=2, key=enough)
+    return n if n <= MOST_SEEDS else None
 
 # %% ../../nbs/judge/00_compare.ipynb #c130
 @dataclass(frozen=True)

@@ -7,14 +7,15 @@ Docs: https://nas-nb.github.io/nas_nb/judge/power.html.md"""
 # %% auto #0
 __all__ = ['simulated', 'decide', 'plot_power', 'searched']
 
-# %% ../../nbs/judge/01_power.ipynb #56b085db
+# %% ../../nbs/judge/01_power.ipynb #bdec8b82
 from collections.abc import Sequence
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
 from .compare import ALPHA, holm, power_of, t_p
-from ..plot import SERIES_COLORS, figure
+from ..plot import figure
 
 # %% ../../nbs/judge/01_power.ipynb #957be1a0
 def simulated(
@@ -38,7 +39,7 @@ def decide(
     p = holm(p) if together else p
     return np.where(p < ALPHA, np.sign(reference.mean(-1) - rivals.mean(-1)), 0).astype(int)
 
-# %% ../../nbs/judge/01_power.ipynb #33fd8eda
+# %% ../../nbs/judge/01_power.ipynb #931d78fc
 def plot_power(
     n_seeds:Sequence[int]=(3, 5, 10, 30), # runs of each method, one line each
     power:float=0.8, # chance that is wanted, drawn across
@@ -47,7 +48,7 @@ def plot_power(
     "Chance to see a difference, by its size in standard deviations of a single run."
     ax = ax or figure(width=6.5)[1]
     delta = np.linspace(0, 4, 201)
-    for n, color in zip(n_seeds, SERIES_COLORS):
+    for n, color in zip(n_seeds, mpl.colormaps["viridis"](np.linspace(0.85, 0.1, len(n_seeds)))):
         ax.plot(delta, power_of(delta, n), color=color, lw=2, label=f"{n} seeds")
     ax.axhline(power, color="#000000", lw=1, ls=":")
     ax.set(xlabel="true difference [standard deviations of a single run]", ylabel="chance to see it", ylim=(0, 1.02), xlim=(0, 4))

@@ -310,12 +310,15 @@ def best_method(
 
 def conclusion(
     records:Mapping, # as `Study.records` made them
-) -> str: # one sentence
-    "DARTS against random search, and against the human design that was best on the holdout part, with Holm's adjustment for two."
+) -> str: # a sentence for each
+    "DARTS against random search, and against the human design that was best on the holdout part; both answers hold together."
     human = best_method(records, HUMAN)
     names = {"darts": "DARTS", "random": "random search at the same cost", human: f"{METHOD_LABELS[human]} (the human design to beat)"}
+    for row in table(records):
+        for m in names:
+            if METHOD_LABELS[m] == row["method"] and row["over budget"]: names[m] = f"{row['method']} at {row['over budget']:.1f} times the cost"
     runs = {name: [r.get("test") for r in records["methods"][m]["runs"]] for m, name in names.items()}
-    return "; ".join(map(str, compare_all(runs, "DARTS", f"test {records['metric']}"))) + "."
+    return ". ".join(map(str, compare_all(runs, "DARTS", f"test {records['metric']}"))) + "."
 
 # %% ../../nbs/judge/01_study.ipynb #c061
 def rederive(

@@ -22,7 +22,8 @@ from ..data.guard import check, raise_if_serious
 from ..data.sources import load_task
 from ..data.task import Task
 from ..estimate.fidelity import TrainedScore, cell_spec
-from .compare import interval, verdict
+from .compare import compare_all, interval
+from .cost import over_budget
 from ..nets.measure import n_macs
 from ..nets.zoo import build_net
 from ..plot import METHOD_LABELS
@@ -282,6 +283,8 @@ def table(
             "seeds": len(scores), "failed": len(m["runs"]) - len(scores),
             "parameters": done[0]["n_params"] if done else None, "multiply-adds": m["n_macs"],
             "search s": searched, "training s": trained, "seconds in all": searched + trained if done else None})
+    over = over_budget({r["method"]: r["seconds in all"] for r in rows}, METHOD_LABELS["darts"])
+    for r in rows: r["over budget"] = over.get(r["method"])
     return sorted(rows, key=lambda r: math.inf if not r["seeds"] else -r[f"test {records['metric']}"])
 
 # %% ../../nbs/judge/01_study.ipynb #c059
@@ -307,12 +310,15 @@ def best_method(
 
 def conclusion(
     records:Mapping, # as `Study.records` made them
-) -> str: # one sentence
-    "DARTS against random search, and against the human design that was best on the holdout part."
+) -> str: # a sentence for each
+    "DARTS against random search, and against the human design that was best on the holdout part; both answers hold together."
     human = best_method(records, HUMAN)
-    names = {"random": "random search at the same cost", human: f"{METHOD_LABELS[human]}, the human design to beat"}
-    return "; ".join(verdict("DARTS", scores_of(records, "darts"), name, scores_of(records, other), records["metric"])
-                     for other, name in names.items()) + "."
+    names = {"darts": "DARTS", "random": "random search at the same cost", human: f"{METHOD_LABELS[human]} (the human design to beat)"}
+    for row in table(records):
+        for m in names:
+            if METHOD_LABELS[m] == row["method"] and row["over budget"]: names[m] = f"{row['method']} at {row['over budget']:.1f} times the cost"
+    runs = {name: [r.get("test") for r in records["methods"][m]["runs"]] for m, name in names.items()}
+    return ". ".join(map(str, compare_all(runs, "DARTS", f"test {records['metric']}"))) + "."
 
 # %% ../../nbs/judge/01_study.ipynb #c061
 def rederive(

@@ -24,6 +24,7 @@ from ..data.task import Task
 from ..estimate.fidelity import TrainedScore, cell_spec
 from .compare import interval, verdict
 from ..nets.measure import n_macs
+from ..nets.supernet import Supernet
 from ..nets.zoo import build_net
 from ..plot import METHOD_LABELS
 from ..run import RunFolder
@@ -33,10 +34,10 @@ from ..search.loop import History, search
 from ..search.random_search import RandomSearch
 from ..space.genotype import Genotype
 from ..space.spaces import DARTS
-from ..train import Diverged, Fit, Recipe, evaluate, fit
+from ..train import Diverged, Fit, Recipe, evaluate, fit, judged
 
 # %% ../../nbs/judge/01_study.ipynb #c007
-HUMAN = ("resnet", "highway", "densenet")
+HUMAN = ("resnet", "highway", "densenet", "mlp")
 METHODS = ("darts", "random", *HUMAN)
 
 @dataclass(frozen=True)
@@ -48,13 +49,19 @@ class Scale:
     final_steps:int # steps of each final training
     C:int # channels of the first cell of a final network
     n_cells:int # its cells
-    human:Mapping[str, Mapping[str, int]] # size of each human design
+    human:Mapping[str, Mapping[str, int]] # size of each human design that takes part
     training:Mapping[str, float] = field(default_factory=dict) # what differs from the defaults of `Recipe`
     laptop:bool = True # fit batches and steps to the size of the images, see `fitted`
     n_seeds:int = 3 # final trainings of each method
     samples:int|None = None # at most so many samples of the data set; None takes all
     search_samples:int|None = None # at most so many of them for both searches; None takes all
     audited:int = 5 # moments of the DARTS search whose architecture is scored as a random candidate would be
+    lrs:tuple[float, ...] = () # learning rates among which every method may choose; empty: that of `training` for all
+    tuning_steps:int = 0 # steps of the training that tries one of them
+
+    @property
+    def methods(self) -> tuple[str, ...]: # both searches and the human designs
+        return "darts", "random", *self.human
 
 # %% ../../nbs/judge/01_study.ipynb #c009
 SCALES = {
@@ -66,6 +73,12 @@ SCALES = {
         search=DartsRecipe(C=8, n_cells=4, lr_alpha=3e-3), search_steps=80, candidate_steps=60, final_steps=300, C=8, n_cells=4,
         human={"resnet": {"width": 16, "depth": 8}, "highway": {"width": 16, "depth": 7}, "densenet": {"width": 8, "depth": 16}},
         training={"lr": 0.05}, search_samples=6000),
+    "careful": Scale(
+        search=DartsRecipe(C=8, n_cells=4, lr_alpha=3e-3), search_steps=400, candidate_steps=150, final_steps=1500, C=8, n_cells=4,
+        human={"resnet": {"width": 16, "depth": 8}, "highway": {"width": 16, "depth": 7}, "densenet": {"width": 8, "depth": 16},
+               "mlp": {"width": 256, "depth": 3}},
+        training={"lr": 0.1, "weight_decay": 1e-3, "mirrors": True}, search_samples=6000, n_seeds=5,
+        lrs=(0.03, 0.1, 0.3), tuning_steps=300),
     "full": Scale(
         search=DartsRecipe(), search_steps=20_000, candidate_steps=4_000, final_steps=300_000, C=36, n_cells=20,
         human={"resnet": {"width": 64, "depth": 20}, "highway": {"width": 64, "depth": 19}, "densenet": {"width": 24, "depth": 100}},
@@ -94,7 +107,7 @@ class Study:
     "All methods on one data set under one budget."
     def __init__(self,
         dataset:str, # name of a registered data set, or a path
-        budget:str="quick", # name of a scale: "toy", "quick" or "full"
+        budget:str="quick", # name of a scale: "toy", "quick", "careful" or "full"
         seed:int=0, # decides the split, the searches and the trainings
         runs:str|Path="data/runs", # where run folders are made
         device:str="auto", # "auto", "cpu" or "cuda"
@@ -188,23 +201,36 @@ class Final:
     method:str # "darts", "random" or a human design
     spec:dict # the network
     search:History|None # where it came from; None for a human design
+    tuning:dict = field(default_factory=dict) # as `Study.tune` gives it
     fits:dict[int, Fit|str] = field(default_factory=dict) # seed -> trained network, or the reason why there is none
 
-# %% ../../nbs/judge/01_study.ipynb #c042
-@patch(as_prop=True)
-def final_recipe(self:Study) -> Recipe: # the same for every method
-    "How every final network is trained."
-    return self.recipe(self.scale.final_steps, self.task, "train", "valid")
-
+# %% ../../nbs/judge/01_study.ipynb #tune2
 @patch
 def spec(self:Study,
     method:str, # "darts", "random" or a human design
     genotype:Genotype|None=None, # what a search found
 ) -> dict: # for `build_net`
     "The final network of a method."
-    if genotype: return cell_spec(genotype, self.task, self.scale.C, self.scale.n_cells, self.final_recipe.auxiliary > 0)
+    if genotype: return cell_spec(genotype, self.task, self.scale.C, self.scale.n_cells, "auxiliary" in self.scale.training)
     return {"net": method, **self.scale.human[method], **self.task.sizes}
 
+@patch
+def tune(self:Study,
+    method:str, # "darts", "random" or a human design
+    spec:dict, # its network
+) -> dict: # "scores" on valid by learning rate (None: diverged), the "lr" that is best, "seconds" of all of it; {} if there is no choice
+    "Choose the learning rate of a method by short trainings."
+    scores, seconds = {}, 0.0
+    for lr in self.scale.lrs:
+        recipe = replace(self.recipe(self.scale.tuning_steps, self.task, "train"), lr=lr)
+        done = self.train_once(self.folder/"tuning"/f"{method}-{lr}", spec, recipe, 0, ("train",), "valid")
+        failed = isinstance(done, str)
+        scores[str(lr)] = None if failed else done.result["score"]
+        seconds += 0.0 if failed else done.result["seconds"]
+    known = {float(lr): score for lr, score in scores.items() if score is not None}
+    return {"lr": max(known, key=known.get), "scores": scores, "seconds": seconds} if known else {}
+
+# %% ../../nbs/judge/01_study.ipynb #c044
 @patch
 def model_folder(self:Study,
     method:str, # "darts", "random" or a human design
@@ -213,36 +239,62 @@ def model_folder(self:Study,
     "Where a final training keeps its model."
     return self.folder/"final"/f"{method}-{seed}"
 
-# %% ../../nbs/judge/01_study.ipynb #c044
+@patch
+def train_once(self:Study,
+    folder:Path, # run folder
+    spec:dict, # the network
+    recipe:Recipe, # how it is trained
+    seed:int, # of everything that is random
+    parts:tuple[str, ...], # learned from
+    watch:str, # evaluated after each epoch
+) -> Fit|str: # the trained network, or the reason why there is none
+    "One training that may fail, or go on with it."
+    run = RunFolder(folder)
+    if (run.path/"failed.json").exists(): return run.read_json("failed.json")["error"]
+    try: return fit(spec, self.task, recipe, seed, parts=parts, watch=watch, folder=run.path, compute=self.compute)
+    except (Diverged, FloatingPointError) as e: run.write_json("failed.json", {"error": str(e)})
+    return run.read_json("failed.json")["error"]
+
+# %% ../../nbs/judge/01_study.ipynb #c042
+@patch(as_prop=True)
+def final_recipe(self:Study) -> Recipe: # the same for every method, but for a learning rate that it chose
+    "How every final network is trained."
+    return self.recipe(self.scale.final_steps, self.task, "train", "valid")
+
 @patch
 def train_final(self:Study,
     method:str, # "darts", "random" or a human design
     spec:dict, # its network
     seed:int, # number of the training, from 0
+    lr:float|None=None, # learning rate, where the method chose one
 ) -> Fit|str: # the trained network, or the reason why there is none
     "Train one network from scratch, or go on with it."
-    run = RunFolder(self.model_folder(method, seed))
-    if (run.path/"failed.json").exists(): return run.read_json("failed.json")["error"]
-    if not run.done: say(f"{METHOD_LABELS[method]} is trained from scratch, seed {seed}")
-    try: return fit(spec, self.task, self.final_recipe, derive_seed(self.seed, "final", seed), parts=("train", "valid"),
-                    watch="holdout", folder=run.path, compute=self.compute)
-    except (Diverged, FloatingPointError) as e: run.write_json("failed.json", {"error": str(e)})
-    return run.read_json("failed.json")["error"]
+    recipe = replace(self.final_recipe, lr=lr) if lr else self.final_recipe
+    folder = self.model_folder(method, seed)
+    if not RunFolder(folder).done: say(f"{METHOD_LABELS[method]} is trained from scratch, seed {seed}")
+    return self.train_once(folder, spec, recipe, derive_seed(self.seed, "final", seed), ("train", "valid"), "holdout")
 
+# %% ../../nbs/judge/01_study.ipynb #finals2
 @patch
 def run_finals(self:Study,
     searches:Mapping[str, History], # what was found: "darts" and "random"
 ) -> list[Final]: # every method, with one entry per seed
-    "Train every method's network from scratch with every seed, or go on with it."
-    finals = [Final(m, self.spec(m, searches[m].genotype if m in searches else None), searches.get(m)) for m in METHODS]
+    "Tune every method and train its network from scratch with every seed, or go on with it."
+    finals = []
+    for m in self.scale.methods:
+        spec = self.spec(m, searches[m].genotype if m in searches else None)
+        if self.scale.lrs: say(f"{METHOD_LABELS[m]} chooses its learning rate")
+        finals.append(Final(m, spec, searches.get(m), self.tune(m, spec)))
     for seed in range(self.scale.n_seeds):
-        for final in finals: final.fits[seed] = self.train_final(final.method, final.spec, seed)
+        for final in finals:
+            final.fits[seed] = self.train_final(final.method, final.spec, seed, final.tuning.get("lr"))
     return finals
 
 # %% ../../nbs/judge/01_study.ipynb #c048
 @patch
 def records(self:Study,
     finals:list[Final], # every method, trained
+    supernet:Supernet|None=None, # of DARTS, to be tested as it is
 ) -> dict: # JSON-able: all that the table, the figures and the verdict are derived from
     "Open the test part and write everything down; a second call reads what the first one wrote."
     run = RunFolder(self.folder)
@@ -254,12 +306,13 @@ def records(self:Study,
         runs = [{"seed": s, "error": f} if isinstance(f, str) else
                 {"seed": s, "test": evaluate(f.net, self.task, x, y, self.compute)[1], **f.result}
                 for s, f in final.fits.items()]
-        net = build_net(final.spec)
+        net = judged(build_net(final.spec), self.task.augment, self.final_recipe)
         methods[final.method] = {
-            "spec": final.spec, "runs": runs, "n_macs": n_macs(net, *sample),
+            "spec": final.spec, "runs": runs, "n_macs": n_macs(net, *sample), "tuning": final.tuning,
             "search": asdict(final.search.cost) if final.search else None}
     found = {"task": self.task.describe(), "budget": self.budget, "scale": asdict(self.scale), "seed": self.seed,
              "device": asdict(self.compute), "metric": self.task.metric_name, "methods": methods}
+    if supernet: found["supernet"] = evaluate(supernet, self.task, x, y, self.compute)[1]
     run.write_json("result.json", found)
     return run.read_json("result.json")
 
@@ -275,6 +328,7 @@ def table(
         done = [r for r in m["runs"] if "test" in r]
         ends = interval(scores) if len(scores) > 1 else None
         searched = m["search"]["seconds"] if m["search"] else 0.0
+        searched += m.get("tuning", {}).get("seconds", 0.0)
         trained = float(np.mean([r["seconds"] for r in done])) if done else None
         rows.append({
             "method": METHOD_LABELS[method], f"test {records['metric']}": float(np.mean(scores)) if scores else None,

@@ -33,7 +33,7 @@ myst_heading_anchors = 4
 myst_dmath_allow_digits = False
 
 # ABlog takes date, tags and author of a post from the notebook's metadata.
-blog_title = "nas_nb: posts"
+blog_title = f"{project}: posts"
 blog_path = "blog"
 blog_baseurl = documentation_host(root).rstrip("/")
 blog_authors = {"authors": (author, None)}
@@ -45,7 +45,7 @@ post_auto_excerpt = 1
 fontawesome_included = True
 
 html_theme = "pydata_sphinx_theme"
-html_title = "nas_nb"
+html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False

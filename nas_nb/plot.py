@@ -25,14 +25,22 @@ from .core import InputError
 METHOD_LABELS = {
     "darts": "DARTS", "random": "random search",
     "resnet": "ResNet", "highway": "Highway", "densenet": "DenseNet",
+    "mlp": "MLP", "vgg": "VGG", "googlenet": "GoogLeNet", "imagenet_resnet": "ResNet (four stages)",
+    "wide_resnet": "Wide ResNet", "mobilenet": "MobileNetV2", "convnext": "ConvNeXt",
+    "forest": "random forest", "boosting": "gradient boosting",
     "reinforce": "REINFORCE", "tpe": "TPE", "gp": "Gaussian process", "hyperband": "Hyperband"}
 METHOD_COLORS = {
     "darts": "#0072B2", "random": "#E69F00",
     "resnet": "#009E73", "highway": "#CC79A7", "densenet": "#D55E00",
+    "mlp": "#666633", "vgg": "#663333", "googlenet": "#6699CC", "imagenet_resnet": "#225555",
+    "wide_resnet": "#AAAA00", "mobilenet": "#EE3377", "convnext": "#994455",
+    "forest": "#225522", "boosting": "#BBCC33",
     "local search": "#332288", "evolution": "#117733", "reinforce": "#AA4499", "predictor": "#882255",
     "tpe": "#88CCEE", "gp": "#44AA99", "halving": "#999933", "hyperband": "#DDCC77", "pareto": "#CC6677"}
 METHOD_MARKERS = {"darts": "o", "random": "s", "resnet": "^", "highway": "D", "densenet": "v",
-                  "local search": "P", "evolution": "X", "reinforce": "*", "predictor": "p"}
+                  "local search": "P", "evolution": "X", "reinforce": "*", "predictor": "p",
+                  "mlp": "h", "vgg": "<", "googlenet": ">", "imagenet_resnet": "1", "wide_resnet": "d",
+                  "mobilenet": "H", "convnext": "8", "forest": "2", "boosting": "3"}
 SERIES_COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999999", "#000000"]
 
 # %% ../nbs/02_plot.ipynb #c007

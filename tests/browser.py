@@ -12,8 +12,8 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 
 
 @contextmanager
-def open_page(width=1280, scheme="light"):
-    """A page with the lists `outside` (requests to elsewhere) and `errors` (of its console)."""
+def open_page(width=1280, scheme="light", host="file:"):
+    """A page that may fetch from `host` only, with the lists `outside` (requests to elsewhere) and `errors` (of its console)."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as p:
@@ -22,7 +22,7 @@ def open_page(width=1280, scheme="light"):
         page.outside, page.errors = [], []
 
         def route(request):
-            if request.request.url.startswith(("file:", "data:", "blob:")):
+            if request.request.url.startswith((host, host.replace("http", "ws"), "data:", "blob:")):
                 return request.continue_()
             page.outside.append(request.request.url)
             return request.abort()

@@ -127,7 +127,7 @@ def test_make_says_what_an_environment_lacks(tmp_path):
         assert done.returncode != 0 and not (tmp_path / ".venv").exists()
         return done.stderr.splitlines()[0]
 
-    assert "pip install -e '.[site,dev,kernels,accelerate,ct,arrays,bayes]'" in refusal("VENV=")
+    assert "pip install -e '.[site,dev,kernels,accelerate,ct,arrays,bayes,apps,export]'" in refusal("VENV=")
     assert "needs Python 3.10 or newer" in refusal(OLD="1")
     assert "apt install python3-venv" in refusal()
 

@@ -31,7 +31,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from ..core import InputError
 from .page import mathjax
-from .post import PYTHON, RunFailed, find_project, read_template
+from .post import DEAD, PYTHON, RunFailed, find_project, read_template
 
 # %% ../../nbs/publish/02_site.ipynb #c007
 NEEDS = ("sphinx", "myst_nb", "ablog", "pydata_sphinx_theme")
@@ -116,6 +116,8 @@ def library_page(
         if cell.cell_type == "raw": cells += title_cells(cell.source)
         elif show and any(texts): cells += definition_cells(show[1], texts[0], sources.get(show[1], ""))
         elif not cell.source.startswith("<!-- WARNING"):
+            for out in cell.get("outputs", []):
+                for kind in DEAD: out.get("data", {}).pop(kind, None)
             hidden = bool(re.search(r"^#\|\s*echo:\s*false", cell.source, re.MULTILINE))
             cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.MULTILINE)
             cell.metadata = nbformat.from_dict({"tags": ["remove-input"] * hidden})

@@ -130,8 +130,9 @@ def plot_quality_cost(
     for i, (name, (cost, quality)) in enumerate(points.items()):
         color = color_of(name, i)
         mean = np.mean(quality)
-        ax.errorbar(cost, mean, yerr=[[mean - min(quality)], [max(quality) - mean]], color=color, capsize=3,
-                    marker=METHOD_MARKERS.get(name, "o"), ms=12 - 1.5*i, label=METHOD_LABELS.get(name, name), ls="none")
+        ends = np.maximum([[mean - min(quality)], [max(quality) - mean]], 0) # equal seeds: rounding may go below 0
+        ax.errorbar(cost, mean, yerr=ends, color=color, capsize=3,
+                    marker=METHOD_MARKERS.get(name, "o"), ms=max(5, 12 - 1.5*i), label=METHOD_LABELS.get(name, name), ls="none")
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))

@@ -48,7 +48,7 @@ class Trees:
     n_out: int # outputs
     ensembles: list[BaseEstimator|float] # one, or one for each column; a number where a label never changed
     n_trees: int # trees of an ensemble, or rounds of boosting
-    seconds: float # processor and waiting time of the fit, wall clock
+    seconds: float # duration of the fit, wall clock
 
     @property
     def cost(self) -> Cost: # a fit is no search and has no epochs

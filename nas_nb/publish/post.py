@@ -27,7 +27,6 @@ import time
 from collections.abc import Callable, Mapping
 from configparser import ConfigParser
 from dataclasses import dataclass
-from importlib import metadata
 from html import escape
 from pathlib import Path
 

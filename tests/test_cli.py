@@ -76,7 +76,7 @@ def test_the_program_itself(tmp_path):
 def test_failed_run_verify_and_parameters(project, capfd):
     assert cli.main(["post", "means", "-p", "fail", "error"]) == 1
     out, err = capfd.readouterr()
-    assert out == "" and "the loss is not finite; the notebook up to there is blog/drafts/means-digits-toy-fail-error/index.ipynb" in err
+    assert out == "" and "the loss is not finite; the draft with that cell is blog/drafts/means-digits-toy-fail-error/page.html" in err
     assert not (project / "blog" / "posts").exists()
 
     draft = project / "blog" / "drafts" / "means-digits-toy"

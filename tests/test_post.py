@@ -3,16 +3,23 @@
 import json
 import os
 import re
+from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from browser import needs_browser, open_page
 from toy import make_project, tree
 
 from nas_nb.core import InputError
+from nas_nb.publish import page as page_module
 from nas_nb.publish import post
 from nas_nb.publish.page import external_requests, page_html
 from nas_nb.publish.post import RunFailed, execute, plan_post, publish, publish_post, verify_post
+from nas_nb.space.draw import draw_genotype, graphviz_program
+from nas_nb.space.spaces import DARTS
+
+SECRET = "correct horse & battery"
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +30,12 @@ def published(tmp_path_factory):
     (elsewhere / "my_leaves.npz").write_bytes(b"")
     before = os.getcwd()
     os.chdir(elsewhere)
+    os.environ["PLANTED_TOKEN"] = SECRET
     try:
         return root, elsewhere, publish_post("means", {"dataset": "my_leaves.npz", "seeds": "5"}, project=root)
     finally:
         os.chdir(before)
+        del os.environ["PLANTED_TOKEN"]
 
 
 def test_a_post_is_three_files_and_a_run(published):
@@ -41,11 +50,14 @@ def test_a_post_is_three_files_and_a_run(published):
     assert verify_post(page, root) == []
 
 
-def test_no_path_or_warning_of_the_machine_is_published(published):
+def test_no_secret_path_or_warning_of_the_machine_is_published(published):
     root, elsewhere, page = published
+    for name in ("index.ipynb", "results.json", "page.html"):
+        text = (page.parent / name).read_text()
+        assert "planted" in text and "[removed]" in text, f"{name} does not show that something was taken out"
     for file in page.parent.iterdir():
         text = file.read_text()
-        for secret in (str(root), str(elsewhere), os.path.expanduser("~") + "/"):
+        for secret in (SECRET, SECRET.replace("&", "&amp;"), "UserWarning", str(root), str(elsewhere), os.path.expanduser("~") + "/"):
             assert secret not in text, f"{file.name} holds {secret}"
         shown = "".join(re.findall(r'"text": \[.*?\]', text, re.DOTALL)) if file.suffix == ".ipynb" else ""
         assert "epoch 1/2" not in shown
@@ -117,6 +129,21 @@ def test_a_post_names_no_code_to_run(published, tmp_path):
     (folder / "results.json").write_text(json.dumps(records | {"verify": "os:system"}))
     with pytest.raises(InputError, match="is not run"):
         verify_post(folder)
+
+
+def test_without_the_system_s_graphviz_a_post_draws_with_the_package(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert Path(graphviz_program()).name == "graphviz-pure"
+    svg = draw_genotype(DARTS.sample(np.random.default_rng(0))).svg
+    assert svg.startswith("<svg") and svg.count("<svg") == 3
+
+
+def test_without_the_site_s_packages_a_page_keeps_its_formulas_as_tex(published, monkeypatch, capfd):
+    monkeypatch.setattr(page_module, "mathjax", lambda: None)
+    page = page_html(nbformat.read(published[2].parent / "index.ipynb", 4))
+    assert "L(w)" in page and "MathJax" not in page
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "pip install sphinx-mathjax-offline" in said
 
 
 def test_hostile_outputs_fetch_nothing():

@@ -19,14 +19,14 @@ from IPython.display import SVG, display
 from nas_nb.core import InputError
 warnings.warn("a warning nobody should read")
 print("epoch 1/2", file=sys.stderr)
-print("here", Path.cwd(), "home", Path.home(), "given", dataset, "python", sys.prefix)
+print("here", Path.cwd(), "home", Path.home(), "given", dataset, "python", sys.prefix, "planted", os.environ.get("PLANTED_TOKEN"))
 if fail == "error": raise ValueError("the loss is not finite")
 if fail == "input": raise InputError("data set 'x' has one class: give two or more")
 if fail == "kernel": os._exit(1)"""
 RECORD = """Path(runs).mkdir(parents=True, exist_ok=True)
 (Path(runs) / "history.jsonl").write_text("{}")
 record = {"title": f"Means on {Path(dataset).stem}", "verify": "nas_nb.toy:rederive", "raw": list(range(seeds)),
-          "table": [{"method": "mean", "value": sum(range(seeds)) / seeds}], "folder": str(Path.cwd() / runs)}
+          "table": [{"method": "mean", "value": sum(range(seeds)) / seeds}], "folder": str(Path.cwd() / runs), "planted": os.environ.get("PLANTED_TOKEN", "")}
 display({"application/vnd.nas-nb.result+json": record, "text/plain": "record"}, raw=True)
 SVG('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 40" width="900" height="40"><text y="20">cell</text></svg>')"""
 

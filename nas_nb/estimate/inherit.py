@@ -185,10 +185,11 @@ def inherit(
     seed:int=0, # of the shares, where the child is wider
 ) -> tuple[float, bool]: # share of the child's parameters that came from the parent; whether it computes the same
     "Fill a child with what fits of its parent. Raises: `InputError` for networks of another depth or family."
-    if [type(c) for c in child.cells] != [type(c) for c in parent.cells]:
+    families = [[(type(cell), join.skeleton) for cell, join in zip(net.cells, net.joins)] for net in (child, parent)]
+    if families[0] != families[1]:
         raise InputError(f"a network of {len(parent.cells)} cells has no heir with {len(child.cells)}, or of another family: build both alike")
     rng, taken, kept = generator(seed, "shares"), 0, True
-    for old, new in [(parent.stem, child.stem), (parent.last, child.last), (parent.classifier, child.classifier)]:
+    for old, new in [(parent.stem, child.stem), (parent.joins, child.joins), (parent.last, child.last), (parent.classifier, child.classifier)]:
         fill(new, old, rng)
         taken += n_params(new)
     for old, new in zip(parent.cells, child.cells):

@@ -144,6 +144,8 @@ def deepen(
 ) -> tuple[nn.Module, dict]: # a network with one more layer in each stage that computes the same, and its spec
     "Net2Deeper for whole networks. Raises: `InputError` where a new layer cannot be the identity."
     if spec["net"] not in DEPTHS: raise InputError(f"a {spec['net']} is not deepened: choose one of {', '.join(DEPTHS)}")
+    skeleton = spec.get("genotype", {}).get("skeleton", "chain")
+    if skeleton != "chain": raise InputError(f"cells in a {skeleton} are not deepened: use the same cells in a chain")
     name, step = DEPTHS[spec["net"]]
     new, spec = _rebuilt(net, spec, {name: spec[name] + step}, seed)
     old = list(_layers(net))

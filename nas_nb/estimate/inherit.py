@@ -144,6 +144,8 @@ def deepen(
 ) -> tuple[nn.Module, dict]: # a network with one more layer in each stage that computes the same, and its spec
     "Net2Deeper for whole networks. Raises: `InputError` where a new layer cannot be the identity."
     if spec["net"] not in DEPTHS: raise InputError(f"a {spec['net']} is not deepened: choose one of {', '.join(DEPTHS)}")
+    skeleton = spec.get("genotype", {}).get("skeleton", "chain")
+    if skeleton != "chain": raise InputError(f"cells in a {skeleton} are not deepened: use the same cells in a chain")
     name, step = DEPTHS[spec["net"]]
     new, spec = _rebuilt(net, spec, {name: spec[name] + step}, seed)
     old = list(_layers(net))
@@ -185,10 +187,11 @@ def inherit(
     seed:int=0, # of the shares, where the child is wider
 ) -> tuple[float, bool]: # share of the child's parameters that came from the parent; whether it computes the same
     "Fill a child with what fits of its parent. Raises: `InputError` for networks of another depth or family."
-    if [type(c) for c in child.cells] != [type(c) for c in parent.cells]:
+    families = [[(type(cell), join.skeleton) for cell, join in zip(net.cells, net.joins)] for net in (child, parent)]
+    if families[0] != families[1]:
         raise InputError(f"a network of {len(parent.cells)} cells has no heir with {len(child.cells)}, or of another family: build both alike")
     rng, taken, kept = generator(seed, "shares"), 0, True
-    for old, new in [(parent.stem, child.stem), (parent.last, child.last), (parent.classifier, child.classifier)]:
+    for old, new in [(parent.stem, child.stem), (parent.joins, child.joins), (parent.last, child.last), (parent.classifier, child.classifier)]:
         fill(new, old, rng)
         taken += n_params(new)
     for old, new in zip(parent.cells, child.cells):

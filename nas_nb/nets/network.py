@@ -6,7 +6,8 @@ Docs: https://nas-nb.github.io/nas_nb/nets/network.html.md"""
 
 # %% auto #0
 __all__ = ['halved', 'reduction_cells', 'n_halvings', 'Stem', 'CellPlan', 'plan_cells', 'preprocess', 'ChildCell',
-           'ResidualReduction', 'last_activation', 'AuxiliaryHead', 'check_sizes', 'reduction_notes', 'CellNetwork']
+           'ResidualReduction', 'reduction_block', 'join', 'last_activation', 'AuxiliaryHead', 'check_sizes',
+           'reduction_notes', 'CellNetwork']
 
 # %% ../../nbs/nets/01_network.ipynb #c002
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from ..core import InputError
 from nas_nb.nets.ops import (
-    AVG_POOL, CONV, NORM, FactorizedReduce, ReLUConvBN, build_op, build_search_op, drop_path,
+    AVG_POOL, CONV, NORM, FactorizedReduce, Join, ReLUConvBN, Transition, build_op, build_search_op, drop_path,
 )
 from ..space.genotype import Cell, Genotype
 
@@ -91,11 +92,11 @@ class Stem(nn.Module):
 @dataclass(frozen=True)
 class CellPlan:
     "What one cell needs to know about its place in the row."
-    kind:str # "normal", "reduce" or "residual"
+    kind:str # "normal", "reduce", or "residual" for the block that halves between one-input cells
     c_prev_prev:int # channels of state 0; 0 where a cell reads the previous output only
     c_prev:int # channels of the previous output
     c:int # channels of every operation inside
-    c_out:int # channels of the output: c for each node in it
+    c_out:int # channels of what is handed on: c for each node in the output, in a DenseNet beside the input
     halve_first:bool # is state 0 twice as large as state 1?
     spatial:tuple[int, ...] # sides of the output
     n_inputs:int=2 # states that the cell reads, 1 or 2
@@ -105,6 +106,7 @@ def plan_cells(
     C:int, # channels of the first cells
     n_cells:int, # cells in a row, reductions and residual blocks included
     n_concat:dict[str, int], # nodes in the output of a cell, by kind
+    skeleton:str="chain", # one of `SKELETONS`
 ) -> list[CellPlan]: # from first to last
     """Channels, kind and size of every cell.
 
@@ -118,8 +120,9 @@ def plan_cells(
     for position in range(n_cells):
         reduces = position in reductions
         kind = "normal" if not reduces else "residual" if narrow else "reduce"
-        if reduces: C,spatial = 2 * C,halved(spatial)
+        if reduces: C,spatial = C if skeleton == "densenet" else 2 * C,halved(spatial)
         c_out = n_concat.get(kind, 1) * C
+        if skeleton == "densenet": c_out = max(2, c_prev // 2) if reduces else c_prev + c_out
         plans.append(CellPlan(kind, 0 if narrow else c_prev_prev, c_prev, C, c_out,
                               halve_first, spatial, stem.n_inputs))
         c_prev_prev, c_prev, halve_first = c_prev, c_out, kind == "reduce"
@@ -188,9 +191,26 @@ class ResidualReduction(nn.Module):
 
     def forward(self,
         x:Tensor, # (N, C_in, ...)
-        p:float=0.0, # probability of drop path, which leaves this block alone
     ) -> Tensor: # (N, C_out, ...), every side halved and rounded up
         return self.shortcut(x) + self.convs(x)
+
+def reduction_block(
+    plan:CellPlan, # place of the block in the row
+    skeleton:str, # one of `SKELETONS`
+    ndim:int, # spatial axes, 1 or 2
+) -> nn.Module: # (N, c_prev, ...) -> (N, c_out, ...), every side halved and rounded up
+    "How a skeleton of one-input cells halves its images."
+    if skeleton == "densenet": return Transition(plan.c_prev, plan.c_out, ndim)
+    if skeleton == "highway": return ReLUConvBN(plan.c_prev, plan.c_out, 3, stride=2, ndim=ndim)
+    return ResidualReduction(plan.c_prev, plan.c_out, ndim)
+
+def join(
+    plan:CellPlan, # place of the cell in the row
+    skeleton:str, # one of `SKELETONS`
+    ndim:int, # spatial axes, 1 or 2
+) -> nn.Module: # called with the input and the output of the cell
+    "What hands the output of a cell on; after a reduction nothing is left to join."
+    return Join(skeleton if plan.kind == "normal" else "chain", plan.c_prev, plan.c_out, ndim)
 
 def last_activation(
     plan:CellPlan, # place of the last cell
@@ -279,10 +299,11 @@ class CellNetwork(nn.Module):
         check_sizes(spatial, C=C, n_cells=n_cells, n_out=n_out, in_channels=in_channels)
         graphs,ndim = genotype.cells,len(spatial)
         self.stem = Stem(C, in_channels, spatial, stem, _family(genotype))
-        plans = plan_cells(self.stem, C, n_cells, {k: len(g.concat) for k, g in graphs.items()})
+        plans = plan_cells(self.stem, C, n_cells, {k: len(g.concat) for k, g in graphs.items()}, genotype.skeleton)
         self.cells = nn.ModuleList(
-            ResidualReduction(plan.c_prev, plan.c_out, ndim) if plan.kind == "residual" else
+            reduction_block(plan, genotype.skeleton, ndim) if plan.kind == "residual" else
             ChildCell(graphs[plan.kind], plan, ndim, search_ops, norm_pools) for plan in plans)
+        self.joins = nn.ModuleList(join(plan, genotype.skeleton, ndim) for plan in plans)
         self.last = last_activation(plans[-1], ndim)
         self.classifier = nn.Linear(plans[-1].c_out, n_out)
         self.auxiliary_after = 2 * n_cells // 3
@@ -297,8 +318,8 @@ class CellNetwork(nn.Module):
         p = self.drop_path if self.training else 0.0
         with_auxiliary = self.training and self.auxiliary is not None
         states = self.stem(x)
-        for position, cell in enumerate(self.cells):
-            out = cell(*states, p=p)
+        for position, (cell, join) in enumerate(zip(self.cells, self.joins)):
+            out = join(states[-1], cell(*states, p=p) if isinstance(cell, ChildCell) else cell(*states))
             states = (*states[1:], out)
             if with_auxiliary and position == self.auxiliary_after: second = self.auxiliary(out)
         out = self.classifier(self.last(out).flatten(2).mean(2))

@@ -7,7 +7,7 @@ Docs: https://nas-nb.github.io/nas_nb/nets/ops.html.md"""
 # %% auto #0
 __all__ = ['CONV', 'NORM', 'MAX_POOL', 'AVG_POOL', 'OPS', 'ReLUConvBN', 'DilConv', 'SepConv', 'FactorizedReduce', 'register_op',
            'build_op', 'Zero', 'max_pool', 'avg_pool', 'skip', 'nor_conv_1x1', 'nor_conv_3x3', 'Noise',
-           'build_search_op', 'drop_path']
+           'build_search_op', 'drop_path', 'Join', 'Transition']
 
 # %% ../../nbs/nets/00_ops.ipynb #c002
 from collections.abc import Callable
@@ -211,3 +211,43 @@ def drop_path(
     if p == 0: return x
     keep = x.new_empty(len(x), *[1] * (x.dim() - 1)).bernoulli_(1 - p)
     return x * keep.div_(1 - p)
+
+# %% ../../nbs/nets/00_ops.ipynb #k002
+class Join(nn.Module):
+    "Hand on what a cell made of its input, as a human design does."
+    def __init__(self,
+        skeleton:str, # one of `nas_nb.space.genotype.SKELETONS`
+        c_in:int, # channels of the cell's input
+        c_out:int, # channels that are handed on
+        ndim:int=2, # spatial axes, 1 or 2
+    ):
+        super().__init__()
+        self.skeleton = skeleton
+        adds = skeleton in ("resnet", "highway") and c_in != c_out
+        self.shortcut = CONV[ndim](c_in, c_out, 1, bias=False) if adds else nn.Identity()
+        if skeleton == "highway":
+            self.gate = CONV[ndim](c_in, c_out, 3, padding=1)
+            nn.init.constant_(self.gate.bias, -2.0)
+
+    def forward(self,
+        x:Tensor, # the cell's input, (N, c_in, ...)
+        out:Tensor, # the cell's output, of the same sides unless the skeleton is "chain"
+    ) -> Tensor: # (N, c_out, ...)
+        if self.skeleton == "chain": return out
+        if self.skeleton == "densenet": return torch.cat([x, out], dim=1)
+        if self.skeleton == "resnet": return self.shortcut(x) + out
+        T = self.gate(x).sigmoid()
+        return T * out + (1 - T) * self.shortcut(x)
+
+# %% ../../nbs/nets/00_ops.ipynb #k006
+class Transition(nn.Sequential):
+    """Halve every side and change the channels, as between two stages of a DenseNet.
+
+    Source: Huang et al. 2017 (arXiv:1608.06993), sec. 3. Deviation: odd sides."""
+    def __init__(self,
+        C_in:int, # channels in
+        C_out:int, # channels out
+        ndim:int=2, # spatial axes, 1 or 2
+    ):
+        super().__init__(NORM[ndim](C_in), nn.ReLU(), CONV[ndim](C_in, C_out, 1, bias=False),
+                         AVG_POOL[ndim](2, 2, ceil_mode=True))

@@ -23,8 +23,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..core import InputError, unknown
 from nas_nb.nets.network import (
-    CellNetwork, CellPlan, ChildCell, ResidualReduction, Stem, check_sizes, last_activation,
-    plan_cells, preprocess, reduction_notes,
+    CellNetwork, CellPlan, ChildCell, Stem, check_sizes, join, last_activation,
+    plan_cells, preprocess, reduction_block, reduction_notes,
 )
 from .ops import build_search_op
 from .stacked import halve_bypass, shuffle, stacked_cell
@@ -246,16 +246,18 @@ class Supernet(nn.Module):
         self.sizes = {"C": C, "n_cells": n_cells, "n_out": n_out, "in_channels": in_channels,
                       "spatial": tuple(spatial), "stem": stem}
         self.stem = Stem(C, in_channels, spatial, stem, space.n_inputs)
-        self.plans = plan_cells(self.stem, C, n_cells, dict.fromkeys(space.cell_names, len(space.output)))
-        self.cells = nn.ModuleList(_build(space, plan, len(spatial), partial) for plan in self.plans)
-        self.last = last_activation(self.plans[-1], len(spatial))
+        n_concat,ndim = dict.fromkeys(space.cell_names, len(space.output)),len(spatial)
+        self.plans = plan_cells(self.stem, C, n_cells, n_concat, space.skeleton)
+        self.cells = nn.ModuleList(_build(space, plan, ndim, partial) for plan in self.plans)
+        self.joins = nn.ModuleList(join(plan, space.skeleton, ndim) for plan in self.plans)
+        self.last = last_activation(self.plans[-1], ndim)
         self.classifier = nn.Linear(self.plans[-1].c_out, n_out)
         self._start_alphas(edge_weights)
         self.notes = reduction_notes(n_cells, self.stem.spatial)
 
 # %% ../../nbs/nets/04_supernet.ipynb #c043
 def _build(space, plan, ndim, partial):
-    if plan.kind == "residual": return ResidualReduction(plan.c_prev, plan.c_out, ndim)
+    if plan.kind == "residual": return reduction_block(plan, space.skeleton, ndim)
     return SearchCell(space, plan, ndim, partial)
 
 @patch
@@ -275,7 +277,8 @@ def forward(self:Supernet,
     path = self.path_for(x)
     with self._norms():
         states = self.stem(x)
-        for cell in self.cells: states = (*states[1:], self._cell(cell, states, mixture, path))
+        for cell, join in zip(self.cells, self.joins):
+            states = (*states[1:], join(states[-1], self._cell(cell, states, mixture, path)))
         return self.classifier(self.last(states[-1]).flatten(2).mean(2))
 
 # %% ../../nbs/nets/04_supernet.ipynb #c045
@@ -341,7 +344,7 @@ def _norms(self:Supernet) -> AbstractContextManager:
     return _still(self) if _transformed() else nullcontext()
 @patch
 def _cell(self:Supernet, cell, states, mixture, path):
-    if isinstance(cell, ResidualReduction): return cell(*states)
+    if not isinstance(cell, SearchCell): return cell(*states)
     args = states, *mixture.of(cell.kind), path
     if not (self.checkpoint and self.training and torch.is_grad_enabled()) or _transformed(): return cell(*args)
     def run(*args):
@@ -407,7 +410,7 @@ def inherit(self:Supernet,
     self.space.validate(genotype)
     child = CellNetwork(genotype, **self.sizes, search_ops=True, norm_pools=self.space.norm_pools)
     child.to(self.classifier.weight).train(self.training)
-    for name in ("stem", "last", "classifier"):
+    for name in ("stem", "joins", "last", "classifier"):
         getattr(child, name).load_state_dict(getattr(self, name).state_dict())
     for ours, theirs in zip(self.cells, child.cells):
         if isinstance(ours, SearchCell): ours.fill(theirs)

@@ -188,7 +188,7 @@ def _cost_of(op:nn.Module, x:torch.Tensor) -> list[int]: # parameters, multiply-
 def _everywhere(genotype, op):
     "The genotype with this operation on every edge."
     cells = {kind: replace(c, nodes=[[(op, state) for _, state in edges] for edges in c.nodes]) for kind, c in genotype.cells.items()}
-    return Genotype(**cells)
+    return replace(genotype, **cells)
 
 # %% ../../nbs/publish/08_explorer.ipynb #c022
 @torch.no_grad()
@@ -242,7 +242,7 @@ def _edited(genotype, controls, state):
     cells, chosen = {}, iter([c.options[state[c.name]] for c in controls])
     for kind, c in genotype.cells.items():
         cells[kind] = replace(c, nodes=[[(next(chosen), i) for _, i in edges] for edges in c.nodes])
-    return Genotype(**cells)
+    return replace(genotype, **cells)
 
 def _edit_binds(controls, rest):
     "What shows what: the sums, and look and label of every edge."

@@ -46,7 +46,7 @@ def build(
     def edges(kind, node):
         states = _sets(space, kind, node, options)[decided[f"{kind} {node}"]]
         return [(decided[f"{kind} {state}-{node}"], state) for state in states]
-    return Genotype(*(Cell([edges(kind, node) for node in nodes], space.output, space.n_inputs) for kind in space.cell_names))
+    return space.genotype_of(Cell([edges(kind, node) for node in nodes], space.output, space.n_inputs) for kind in space.cell_names)
 
 # %% ../../nbs/search/01_bayes.ipynb #c010
 def _optuna():

@@ -80,7 +80,7 @@ def argmax_genotype(
     mixture:Sequence[np.ndarray], # mixture weights of each kind of cell, (edges, operations)
 ) -> Genotype: # one operation on each kept edge
     "Discretize all cells as published."
-    return Genotype(*(argmax_cell(space, weights, kind) for kind, weights in enumerate(mixture)))
+    return space.genotype_of(argmax_cell(space, weights, kind) for kind, weights in enumerate(mixture))
 
 # %% ../../nbs/search/02_discretize.ipynb #c019
 def topk_genotype(
@@ -95,7 +95,7 @@ def topk_genotype(
     for kind, weights in enumerate(mixture):
         mass = np.where(_candidates(space, kind), _checked(space, weights), 0).sum(axis=1)
         cells.append(argmax_cell(space, weights, kind, mass if edges is None else np.asarray(edges[kind], dtype=float)))
-    return Genotype(*cells)
+    return space.genotype_of(cells)
 
 # %% ../../nbs/search/02_discretize.ipynb #c024
 def entropy(
@@ -228,7 +228,7 @@ def drop(self:Narrowing,
 @patch
 def result(self:Narrowing) -> Genotype: # of the edges that are decided and not gone
     "The architecture, when every edge is decided or gone."
-    return Genotype(*(_cell(self.space, dict(sorted(chosen.items()))) for chosen in self.chosen))
+    return self.space.genotype_of(_cell(self.space, dict(sorted(chosen.items()))) for chosen in self.chosen)
 
 # %% ../../nbs/search/02_discretize.ipynb #c038
 @patch

@@ -81,8 +81,9 @@ def ask(self:Reinforce) -> Genotype:
         options = self.options[what]
         return options[min(np.searchsorted(self.probabilities(what).cumsum(), self.rng.random()), len(options) - 1)]
     nodes = range(self.space.n_inputs, self.space.n_inputs + self.space.n_nodes)
-    return Genotype(*(Cell([[(pick(kind, state, node), state) for state in pick(kind, node)] for node in nodes],
-                           self.space.output, self.space.n_inputs) for kind in self.space.cell_names))
+    return self.space.genotype_of(
+        Cell([[(pick(kind, state, node), state) for state in pick(kind, node)] for node in nodes],
+             self.space.output, self.space.n_inputs) for kind in self.space.cell_names)
 
 @patch
 def taken(self:Reinforce,

@@ -38,7 +38,7 @@ def members(
     if space.count() > 1_000_000:
         raise InputError(f"space {space.name!r} has {space.count():,} members: "
                          "draw some with `sample`, for a list ends at 1,000,000")
-    return (Genotype(*cells) for cells in product(*(_cells(space, k) for k in space.cell_names)))
+    return (space.genotype_of(cells) for cells in product(*(_cells(space, k) for k in space.cell_names)))
 
 # %% ../../nbs/space/03_isomorphism.ipynb #c009
 def _formula(cell, halves):
@@ -58,6 +58,7 @@ def isomorphism_key(
 
     Source: Dong and Yang 2020, NAS-Bench-201; the rules of its code, also for cells of other spaces."""
     text = " ; ".join(_formula(cell, kind == "reduce") for kind, cell in genotype.cells.items())
+    if genotype.skeleton != "chain": text += f" ; in {genotype.skeleton}"
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 # %% ../../nbs/space/03_isomorphism.ipynb #c023
@@ -82,4 +83,5 @@ def function_key(
         states = _terms(cell, kind == "reduce")
         return "|".join(sorted("+".join(states[node]) for node in cell.concat))
     text = " ; ".join(formula(kind, cell) for kind, cell in genotype.cells.items())
+    if genotype.skeleton != "chain": text += f" ; in {genotype.skeleton}"
     return blake2b(text.encode(), digest_size=8).hexdigest()

@@ -8,7 +8,7 @@ Docs: https://nas-nb.github.io/nas_nb/space/spaces.html.md"""
 __all__ = ['DARTS', 'NAS_BENCH_201', 'S1_EDGES', 'S1', 'S2', 'S3', 'S4', 'SPACES', 'Space']
 
 # %% ../../nbs/space/01_spaces.ipynb #c002
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations, compress
@@ -18,7 +18,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import InputError, unknown
-from .genotype import SHORT_NAMES, Cell, Genotype
+from .genotype import SHORT_NAMES, Cell, Genotype, check_skeleton
 
 # %% ../../nbs/space/01_spaces.ipynb #c006
 def _check_rules(space):
@@ -34,6 +34,7 @@ def _check_rules(space):
     if min(space.n_nodes, space.n_inputs) < 1:
         raise InputError(f"space {space.name!r} has {space.n_nodes} nodes and {space.n_inputs} "
                          "inputs: use 1 or more of both")
+    check_skeleton(space.skeleton, space.n_inputs, space.has_reduce)
     if space.edges_per_node is not None and not 1 <= space.edges_per_node <= space.n_inputs:
         raise InputError(f"in space {space.name!r} the first node has {space.n_inputs} states "
                          f"below it and cannot read {space.edges_per_node}: lower edges_per_node")
@@ -53,6 +54,7 @@ class Space:
     concat:tuple[int, ...]|None=None # nodes that form the output; None: all of them
     norm_pools:bool=True # in a supernet, does a batch norm follow each pooling?
     allowed:tuple|None=None # per kind of cell, per edge: the names it may have; None: all everywhere
+    skeleton:str="chain" # how the output of a cell joins its input, one of `SKELETONS`
 
     def __post_init__(self):
         object.__setattr__(self, "operations", tuple(self.operations))
@@ -89,6 +91,23 @@ def edges(self:Space) -> tuple[tuple[int, int], ...]: # (input state, node), one
 def cell_names(self:Space) -> tuple[str, ...]: # ("normal", "reduce") or ("normal",)
     "The kinds of cells that are searched."
     return ("normal", "reduce") if self.has_reduce else ("normal",)
+
+@patch
+def genotype_of(self:Space,
+    cells:Iterable[Cell], # one for each kind, in the order of `cell_names`
+) -> Genotype: # in the skeleton of the space
+    "The genotype with these cells."
+    return Genotype(*cells, skeleton=self.skeleton)
+
+@patch
+def within(self:Space,
+    skeleton:str, # one of `SKELETONS`
+) -> Space: # named "<name> in <skeleton>"
+    """The same cells in a human design.
+
+    Raises: `InputError` for an unknown skeleton, or one that cannot hold these cells."""
+    name = self.name.removesuffix(f" in {self.skeleton}")
+    return replace(self, name=name if skeleton == "chain" else f"{name} in {skeleton}", skeleton=skeleton)
 
 # %% ../../nbs/space/01_spaces.ipynb #c020
 def _check_edges(space, kind, rows):
@@ -197,6 +216,9 @@ def validate(self:Space,
     if tuple(genotype.cells) != self.cell_names:
         raise InputError(f"the genotype has the cells {', '.join(genotype.cells)}: "
                          f"space {self.name!r} wants {', '.join(self.cell_names)}")
+    if genotype.skeleton != self.skeleton:
+        raise InputError(f"the genotype stands in a {genotype.skeleton}: space {self.name!r} wants {self.skeleton}, "
+                         "so use its own members or another space")
     for kind, cell in genotype.cells.items():
         shape = (cell.n_inputs, len(cell.nodes), cell.concat)
         wanted = (self.n_inputs, self.n_nodes, self.output)
@@ -229,7 +251,7 @@ def sample(self:Space,
         edges = [[(pick(options[state, node]), state) for state in pick(*_picks(self, kind, node))]
                  for node in nodes]
         return Cell(edges, self.output, self.n_inputs)
-    return Genotype(*map(cell, self.cell_names))
+    return self.genotype_of(map(cell, self.cell_names))
 
 # %% ../../nbs/space/01_spaces.ipynb #c047
 @patch

@@ -274,7 +274,7 @@ def needs_nb201(
 DIGITS_CELLS = Space("digits cells", ("none", "skip_connect", "nor_conv_3x3"), n_nodes=3, n_inputs=1,
                      edges_per_node=None, has_reduce=False, concat=(3,), norm_pools=False)
 DIGITS_RECIPE = Recipe(epochs=12, batch=32, lr=0.1)
-DIGITS_SIZE = {"C": 4, "n_cells": 3}
+DIGITS_SIZE = {"C": 2, "n_cells": 5}
 
 def digits_cells_task() -> Task: # the test part stays closed
     "The digits, with half of the validation part moved to the holdout part, on which answers are judged."

@@ -143,7 +143,7 @@ def cross(
     "A child of two parents."
     def mixed(a, b):
         return replace(a, nodes=[p if rng.random() < 0.5 else q for p, q in zip(a.nodes, b.nodes)])
-    return Genotype(*(mixed(a, b) for a, b in zip(one.cells.values(), other.cells.values())))
+    return replace(one, **{kind: mixed(cell, other.cells[kind]) for kind, cell in one.cells.items()})
 
 @patch
 def child(self:ParetoEvolution) -> Genotype:

@@ -84,6 +84,7 @@ class Unreachable(InputError):
 class NotRunning(InputError):
     "The hub answered in place of a server that does not run."
 
+# %% ../../nbs/publish/00_hub_server.ipynb #a2684fe1
 def message_of(
     reply:requests.Response, # of the hub or of a server
 ) -> str: # one line, empty if it says nothing

@@ -49,7 +49,7 @@ bench: $(ENVIRONMENT)
 	@for f in bench/darts.py bench/gpu.py; do echo "$$f"; $(RUN) "$$f"; done
 
 active:
-	@$(RUN) -c "import nas_nb" 2> /dev/null || { echo "nas_nb is not installed in the active environment: pip install -e '.[site,dev,kernels,accelerate,ct,arrays,bayes]', or leave out VENV= to make one" >&2; exit 1; }
+	@$(RUN) -c "import nas_nb" 2> /dev/null || { echo "nas_nb is not installed in the active environment: pip install -e '.[site,dev,kernels,accelerate,ct,arrays,bayes,dask]', or leave out VENV= to make one" >&2; exit 1; }
 
 ifneq ($(VENV),)
 $(STAMP): settings.ini setup.py
@@ -61,6 +61,6 @@ $(STAMP): settings.ini setup.py
 	    || { rm -rf $(VENV); echo "$(PYTHON) cannot make an environment: apt install python3-venv, or use an active one with VENV=" >&2; exit 1; }; \
 	fi
 	@echo "Installing nas_nb and what it needs into $(VENV) (minutes the first time)"
-	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[site,dev,kernels,accelerate,ct,arrays,bayes]'
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[site,dev,kernels,accelerate,ct,arrays,bayes,dask]'
 	@touch $@
 endif

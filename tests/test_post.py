@@ -32,7 +32,7 @@ def published(tmp_path_factory):
 def test_a_post_is_three_files_and_a_run(published):
     root, _, page = published
     assert re.fullmatch(r"\d{4}-\d\d-\d\d-means-my-leaves-toy-seeds-5", page.parent.name)
-    assert sorted(p.name for p in page.parent.iterdir()) == ["index.ipynb", "page.html", "results.json"]
+    assert sorted(p.name for p in page.parent.iterdir()) == ["index.ipynb", "page.html", "results.json", "thumbnail.svg"]
     assert (root / "data" / "runs" / "history.jsonl").is_file()
     records = json.loads((page.parent / "results.json").read_text())
     assert records["table"] == [{"method": "mean", "value": 2.0}]

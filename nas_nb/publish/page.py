@@ -25,7 +25,7 @@ from ..core import say
 
 # %% ../../nbs/publish/00_page.ipynb #c007
 BODY = """{% extends 'basic/index.html.j2' %}
-{% block input_group %}<details class="code"><summary>
+{% block input_group %}<details class="code"{% if 'failed' in cell.metadata.get('tags', []) %} open{% endif %}><summary>
 {%- if 'injected-parameters' in cell.metadata.get('tags', []) %}Parameters of this post
 {%- else %}Code{% endif -%}
 </summary>{{ cell.source | highlight_code(metadata=cell.metadata) }}</details>{% endblock %}
@@ -35,8 +35,8 @@ PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; font-src data:;
  style-src 'unsafe-inline'; script-src 'unsafe-inline'"><meta name="color-scheme" content="light dark">
-<title>{title}</title><style>{css}</style>{maths}</head>
-<body><main><p class="facts"><time datetime="{date}">{date}</time>{tags}</p>{body}
+<title>{title}</title><meta name="author" content="{author}"><meta name="description" content="{summary}"><style>{css}</style>{maths}</head>
+<body><main><p class="facts"><time datetime="{date}">{date}</time>{by}{tags}</p>{body}
 <footer>{foot}</footer></main></body></html>
 """
 
@@ -66,6 +66,7 @@ table { border-collapse: collapse; border: 0; font-size: .88rem; line-height: 1.
 .text_cell_render table { display: block; max-width: 100%; overflow-x: auto; margin: 1em 0 }
 th, td { border: 0; border-bottom: 1px solid var(--line); padding: .4em .8em; text-align: right; vertical-align: top }
 th { border-bottom-color: var(--soft) } th:first-child, td:first-child { text-align: left; padding-left: 0 } thead th { white-space: nowrap }
+.output_error pre { border-left: 4px solid #B3261E }
 details.code { margin: .3rem 0; color: var(--soft); font-size: .85rem } details.code[open] { margin-bottom: .8rem }
 details.code summary { cursor: pointer; width: max-content; padding: .1em .2em } details.code pre { color: var(--ink); font-size: .92em }
 @media print { details.code { display: none } body { font-size: 11pt } main { max-width: none } }
@@ -116,9 +117,10 @@ def page_html(
         body, _ = exporter.from_notebook_node(nb)
     tags = filter(None, nb.metadata.get("tags", "").split(", "))
     tags = "".join(f'<span class="tag">{escape(tag)}</span>' for tag in tags)
-    fill = {key: escape(nb.metadata.get(key, "")) for key in ("title", "date")}
+    fill = {key: escape(nb.metadata.get(key, "")) for key in ("title", "date", "author", "summary")}
     foot = re.sub("`([^`]+)`", r"<code>\1</code>", escape(foot))
-    fill |= {"tags": tags, "foot": foot, "body": body}
+    by = f" by {fill['author']}" if fill["author"] else ""
+    fill |= {"by": by, "tags": tags, "foot": foot, "body": body}
     fill |= {"css": CSS + code_css(), "maths": maths_script(nb)}
     return re.sub(r"\{(\w+)\}", lambda m: fill[m[1]], PAGE)
 

@@ -37,7 +37,8 @@ c.JupyterHub.services = [{{"name": "weekly", "api_token": "service-token"}}]
 c.JupyterHub.load_roles = [{{"name": "weekly", "services": ["weekly"], "scopes": ["admin:users", "tokens", "servers", "access:servers"]}}]
 c.Spawner.cmd = [{!r}, "-m", "jupyterhub.singleuser"]
 c.Spawner.args = ["--allow-root"]
-c.Spawner.environment = {{"PYTHONPATH": {!r}, "JUPYTERHUB_SINGLEUSER_APP": "jupyter_server.serverapp.ServerApp"}}
+c.Spawner.environment = {{"PYTHONPATH": {!r}}}
+c.Spawner.http_timeout = c.Spawner.start_timeout = 300
 c.SimpleLocalProcessSpawner.home_dir_template = {!r}
 """
 

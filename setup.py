@@ -39,5 +39,6 @@ setup(
     entry_points={
         "nbdev": ["nas_nb = nas_nb._modidx:d"],
         "console_scripts": [cfg["console_scripts"]],
+        "papermill.engine": [cfg["papermill_engine"]],
     },
 )

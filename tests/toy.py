@@ -13,7 +13,7 @@ budget: str = "toy"  # toy or quick
 seeds: int = 3  # how many
 fail: str = ""  # how the run should end
 runs: str = "data/runs"  # where runs are kept'''
-WORK = """import os, sys, warnings
+WORK = """import os, sys, time, warnings
 from pathlib import Path
 from IPython.display import SVG, display
 from nas_nb.core import InputError
@@ -22,6 +22,7 @@ print("epoch 1/2", file=sys.stderr)
 print("here", Path.cwd(), "home", Path.home(), "given", dataset, "python", sys.prefix, "planted", os.environ.get("PLANTED_TOKEN"))
 if fail == "error": raise ValueError("the loss is not finite")
 if fail == "input": raise InputError("data set 'x' has one class: give two or more")
+if fail == "wait": time.sleep(60)
 if fail == "kernel": os._exit(1)"""
 RECORD = """Path(runs).mkdir(parents=True, exist_ok=True)
 (Path(runs) / "history.jsonl").write_text("{}")

@@ -73,36 +73,25 @@ def best_of(
 
 def likely_gain(
     found:Mapping[str, float], # as `spread` gives it
-    n_arch:int, # architectures behind it
-    human:Sequence[float], # scores of the human design with as many steps, one per seed
     n:int, # candidates of a full search
 ) -> dict[str, float]: # gain, and its ends low and high
-    "Expected score of a full random search minus that of the human design."
+    "Expected score of what random search returns minus that of an average architecture."
     def picked(sd): return best_of(n)*sd**2/math.hypot(sd, found["seed_sd"])
-    base = found["mean"] - float(np.mean(human))
-    error = 2*math.sqrt((found["arch_sd"]**2 + found["seed_sd"]**2/2)/n_arch + np.var(human, ddof=1)/len(human))
-    return {"gain": base + picked(found["arch_sd"]), "low": base + picked(found["low"]) - error,
-            "high": base + picked(found["high"]) + error}
+    return {"gain": picked(found["arch_sd"]), "low": picked(found["low"]), "high": picked(found["high"])}
 
 # %% ../../nbs/judge/02_advise.ipynb #f05f13d1
 SOLVED = 0.02 # error left below which no search can show much
 FEWEST = 200 # samples to learn from below which a gain cannot be told from luck
 
 RULES:tuple[tuple[str, tuple[str, ...], Callable, str, str], ...] = ( # name, numbers it reads, when it applies, advice, why
-    ("data", ("serious",), lambda serious: serious > 0, "no-nas",
-     "Mend the data before any search: {serious} serious finding(s) would make every score misleading."),
-    ("few", ("n_learn",), lambda n: n < FEWEST, "no-nas",
-     "Only {n_learn} samples can be learned from: a difference between architectures would drown in luck."),
+    ("data", ("serious", "n_learn"), lambda serious, n: serious > 0 or n < FEWEST, "no-nas",
+     "The data come first: {serious} serious finding(s), and {n_learn} samples to learn from, of which any difference needs some 200."),
     ("solved", ("error_left",), lambda left: left < SOLVED, "no-nas",
      "The problem is solved: the best cheap model leaves {error_left:.4f} to gain."),
     ("cost", ("budget_s", "random_s"), lambda budget, cost: cost > budget, "no-nas",
      "A full random search would take about {random_s:.0f} s, more than the budget of {budget_s:.0f} s."),
-    ("unmeasured", ("measured",), lambda measured: not measured, "no-nas",
-     "The budget pays for too few probes to show that architectures differ, and then a search is a bet."),
-    ("spread", ("spread_p",), lambda p: p >= 0.05, "no-nas",
-     "Random architectures do not differ more than seeds do (p = {spread_p:.2f}): there is nothing to find."),
-    ("gain", ("gain",), lambda gain: gain <= 0, "no-nas",
-     "The best of a full random search would not beat the small ResNet (expected difference {gain:+.4f})."),
+    ("spread", ("spread_p", "n_cells"), lambda p, n: p >= 0.05, "no-nas",
+     "{n_cells} random cells do not show that architectures differ more than seeds do (p = {spread_p:.2f}): a search would be a bet."),
     ("darts", ("budget_s", "study_s", "arch_sd", "seed_sd"), lambda budget, cost, a, e: cost <= budget and a >= 2*e, "darts",
      ("Architectures differ much more than seeds (deviation {arch_sd:.4f} against {seed_sd:.4f}), and the budget holds DARTS "
      "beside random search ({study_s:.0f} s).")),
@@ -267,13 +256,12 @@ def known(self:Adviser) -> dict[str, tuple[float, str]]: # number by name: value
     if scores: out["error_left"] = ceiling - max(scores), "probe, distance from a perfect score"
     out |= {k: (v, "estimate from the measured step") for k, v in self.costs(found).items()}
     pairs = [row for row in found["cells"] if None not in row]
-    out["measured"] = int(len(pairs) >= 4 and len(human) >= 2), "probe"
-    if out["measured"][0]:
-        s = spread(pairs)
-        gain = likely_gain(s, len(pairs), human, 18)
-        out |= {k: (v, f"probe, {len(pairs)} cells, 2 seeds each") for k, v in {
-            "cells_mean": s["mean"], "arch_sd": s["arch_sd"], "seed_sd": s["seed_sd"], "spread_p": s["p"], "gain": gain["gain"],
-            "gain_low": gain["low"], "gain_high": gain["high"]}.items()}
+    told = f"probe, {len(pairs)} cells, {N_SEEDS} seeds each"
+    out |= {"n_cells": (len(pairs), "probe"), "spread_p": (1.0, told)}
+    if len(pairs) < 4: return out
+    s = spread(pairs)
+    out |= {k: (s[v], told) for k, v in {"spread_p": "p", "cells_mean": "mean", "arch_sd": "arch_sd", "seed_sd": "seed_sd"}.items()}
+    if s["p"] < 0.05: out |= {k if k == "gain" else f"gain_{k}": (v, f"estimate from {told}") for k, v in likely_gain(s, 18).items()}
     return out
 
 # %% ../../nbs/judge/02_advise.ipynb #145da3fd
@@ -311,7 +299,11 @@ def advice_text(
     "The advice for people."
     rows = [f"  {k:12} {v['value']:>12.5g}  {v['source']}" for k, v in result["evidence"].items()]
     gain = result["gain"]
-    tail = "" if gain["expected"] is None else (f" A full random search would change {result['metric']} by {gain['expected']:+.4f} "
-                                               f"({gain['low']:+.4f} to {gain['high']:+.4f}) against the small ResNet.")
+    tail = "" if gain["expected"] is None else (f" The best of 18 random cells should be {gain['expected']:.4f} better in "
+        f"{result['metric']} than an average one ({gain['low']:.4f} to {gain['high']:.4f}).")
+    seen = result["evidence"]
+    if {"cells_mean", "resnet"} <= set(seen):
+        tail += (f" After as few epochs as a probe has, cells reach {seen['cells_mean']['value']:.4f} on average and a small ResNet "
+                 f"{seen['resnet']['value']:.4f}; that says little about the end of a full training.")
     return "\n".join([f"{result['dataset']}: {result['recommendation']}. " + " ".join(result["reasons"]) + tail, "", *rows, "",
                       f"next: {result['next']}"])

@@ -1,11 +1,15 @@
 """`nas-nb advise` from outside: what it prints, that it goes on, and what it refuses."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
 
+from nas_nb.core import InputError
+from nas_nb.judge.advise import Adviser
 from nas_nb.publish.cli import main
+from nas_nb.publish.template import check_parameters, shipped, template_parameters
 
 
 @pytest.fixture
@@ -36,3 +40,24 @@ def test_one_class_is_refused(data, capsys):
     np.savez("one.npz", x=np.zeros((50, 1, 6, 6), "float32"), y=np.zeros(50, int))
     assert main(["advise", "one.npz"]) == 2
     assert "at least 2 classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rule", ["data", "spread"])
+def test_the_next_command_is_accepted(data, tmp_path, rule):
+    adviser = Adviser(data, "30s", seed=3, runs=tmp_path / "runs", waive="duplicates", kind="multiclass", augment="hflip")
+    words = shlex.split(adviser.next_command(rule, "no-nas"))
+    given = dict(zip(words[4::3], words[5::3]))
+    assert words[3::3] == ["-p"] * len(given) and given["seed"] == "3"
+    check_parameters(template_parameters(shipped() / "templates" / f"{words[2]}.ipynb"), given)
+
+
+def test_a_known_finding_is_waived(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200, 1, 6, 6)).astype("float32"), np.arange(200) % 2
+    np.savez("twice.npz", x=np.concatenate([x, x]), y=np.concatenate([y, y]))
+    found = Adviser("twice.npz", "30s").serious
+    assert found
+    assert not Adviser("twice.npz", "30s", waive=",".join(f.name for f in found)).serious
+    with pytest.raises(InputError, match="check to waive"):
+        Adviser("twice.npz", "30s", waive="nothing")

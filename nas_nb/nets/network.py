@@ -194,6 +194,7 @@ class ResidualReduction(nn.Module):
     ) -> Tensor: # (N, C_out, ...), every side halved and rounded up
         return self.shortcut(x) + self.convs(x)
 
+# %% ../../nbs/nets/01_network.ipynb #c026b
 def reduction_block(
     plan:CellPlan, # place of the block in the row
     skeleton:str, # one of `SKELETONS`

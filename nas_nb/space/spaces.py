@@ -92,6 +92,7 @@ def cell_names(self:Space) -> tuple[str, ...]: # ("normal", "reduce") or ("norma
     "The kinds of cells that are searched."
     return ("normal", "reduce") if self.has_reduce else ("normal",)
 
+# %% ../../nbs/space/01_spaces.ipynb #c016b
 @patch
 def genotype_of(self:Space,
     cells:Iterable[Cell], # one for each kind, in the order of `cell_names`

@@ -271,7 +271,9 @@ def probes(self:Adviser) -> dict[str, object]: # what was measured: step times, 
     epochs = min(epochs, int(room)) if done is None else done
     if done is None: self.run.append({"probe": "plan", "epochs": epochs, "value": epochs, "seconds": 0.0})
     found = {"times": times, "batch": batch, "epochs": epochs, "resnet": [], "cells": [], "free": free}
-    if epochs < 1: return found
+    if epochs < 1:
+        self.omitted += ["training a ResNet", "training cells"]
+        return found
     recipe = Recipe(epochs, batch, **self.scale.training)
     def train(name, spec, s, kind):
         done = [r["seconds"] for k, r in self.records.items() if k.startswith(kind + " ")]
@@ -337,6 +339,7 @@ def next_command(self:Adviser,
     more = ";".join(f"{k}={v}" for k, v in self.words.items() if k not in known)
     return shlex.join(words + ["-p", "options", more]*bool(more))
 
+# %% ../../nbs/judge/02_advise.ipynb #adv02
 @patch
 def advise(self:Adviser) -> dict: # JSON-able: recommendation, rule, reasons, evidence, cost, gain, next
     "Make the probes, or go on with them, and say what follows."

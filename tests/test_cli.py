@@ -100,7 +100,7 @@ def test_failed_run_verify_and_parameters(project, capfd):
 
 
 def test_an_interruption_says_how_to_go_on(project, capfd, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "publish_post", interrupted)

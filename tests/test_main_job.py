@@ -19,7 +19,7 @@ from nas_nb.core import Budget, InputError
 from nas_nb.data.sources import load_task, local_path
 from nas_nb.estimate.trial import Trial
 from nas_nb.judge import study as judge
-from nas_nb.judge.study import METHODS, SCALES, Study
+from nas_nb.judge.study import SCALES, Study
 from nas_nb.publish.cli import main
 from nas_nb.search.loop import History, budget_left
 from nas_nb.train import Recipe, Trainer, fit, load_model
@@ -56,7 +56,7 @@ def lines(path):
 def test_a_post_holds_what_it_promises(post):
     folder, _ = post
     result = json.loads((folder / "results.json").read_text())
-    assert set(result["records"]["methods"]) == set(METHODS)
+    assert set(result["records"]["methods"]) == set(SCALES["toy"].methods)
     assert all(row["seeds"] == 3 for row in result["table"])
     darts, random = (History([Trial.from_json(t) for t in result["histories"][m]]) for m in ("darts", "random"))
     budget = Budget(seconds=darts.cost.seconds)
@@ -85,7 +85,7 @@ def test_the_three_lines_load_every_model(post):
     _, run = post
     x, y = load_digits(return_X_y=True)
     x = x.reshape(-1, 8, 8)
-    for method in METHODS:
+    for method in SCALES["toy"].methods:
         answers = load_model(run / "final" / f"{method}-0").predict(x)
         assert answers.shape == y.shape and answers.dtype.kind == "i"
     assert (load_model(run / "final" / "resnet-0").predict(x) == y).mean() > 0.2
@@ -129,8 +129,8 @@ def test_killed_and_run_again_ends_with_the_same_records(post, tmp_path, moment)
     pairs = list(zip(lines(again / "random/history.jsonl"), lines(whole / "random/history.jsonl")))
     assert len(pairs) > 1 and all(untimed(a)["value"] == untimed(b)["value"] and a["genotype"] == b["genotype"] for a, b in pairs)
     ours, theirs = (json.loads((run / "result.json").read_text())["methods"] for run in (again, whole))
-    same = [m for m in METHODS if ours[m]["spec"] == theirs[m]["spec"]]
-    assert {"darts", *judge.HUMAN} <= set(same)
+    same = [m for m in SCALES["toy"].methods if ours[m]["spec"] == theirs[m]["spec"]]
+    assert {"darts", *SCALES["toy"].human} <= set(same)
     assert [untimed(ours[m]) for m in same] == [untimed(theirs[m]) for m in same]
 
 

@@ -6,7 +6,7 @@ Docs: https://nas-nb.github.io/nas_nb/judge/advise.html.md"""
 
 # %% auto #0
 __all__ = ['SOLVED', 'FEWEST', 'RULES', 'SHARE', 'SAMPLES', 'N_FREE', 'FREE', 'N_ARCH', 'N_SEEDS', 'read_budget', 'spread',
-           'best_of', 'likely_gain', 'decide', 'Adviser', 'shallow_score', 'advice_text']
+           'best_of', 'likely_gain', 'decide', 'Adviser', 'linear_score', 'forest_score', 'advice_text']
 
 # %% ../../nbs/judge/02_advise.ipynb #2c2b9577
 import math
@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from scipy import stats
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
@@ -36,6 +35,7 @@ from ..data.task import Task
 from ..estimate.fidelity import cell_spec
 from ..estimate.proxies import ProxyScore
 from .study import SCALES, fitted
+from .trees import fit_trees
 from ..run import RunFolder
 from ..search.darts import Darts
 from ..space.spaces import DARTS
@@ -94,6 +94,8 @@ RULES:tuple[tuple[str, tuple[str, ...], Callable, str, str], ...] = ( # name, nu
      "The problem is solved: the best cheap model leaves {error_left:.4f} to gain."),
     ("cost", ("budget_s", "random_s"), lambda budget, cost: cost > budget, "no-nas",
      "A full random search would take about {random_s:.0f} s, more than the budget of {budget_s:.0f} s."),
+    ("few cells", ("n_cells",), lambda n: n < 4, "no-nas",
+     "Only {n_cells} random cells could be trained in a quarter of the budget, too few to say whether architectures differ: give more time."),
     ("spread", ("spread_p", "n_cells"), lambda p, n: p >= 0.05, "no-nas",
      "{n_cells} random cells do not show that architectures differ more than seeds do (p = {spread_p:.2f}): a search would be a bet."),
     ("darts", ("budget_s", "study_s", "arch_sd", "seed_sd"), lambda budget, cost, a, e: cost <= budget and a >= 2*e, "darts",
@@ -159,36 +161,38 @@ def probe(self:Adviser,
         self.run.append(self.records[name])
     return self.records[name]["value"]
 
-def shallow_score(
-    model, # of scikit-learn, with fit and predict or predict_proba
+def linear_score(
     task:Task, # learns from "train", scored on "valid"
 ) -> float: # in the task's metric
-    "Score of a model that sees samples as rows of numbers."
-    x, y = (task.x[task.splits["train"]].reshape(len(task.splits["train"]), -1), task.y[task.splits["train"]])
-    seen, target = task.part("valid")
-    rows = seen.numpy().reshape(len(seen), -1)
-    model.fit(x, y.ravel() if task.kind == "regression" and y.shape[1] == 1 else y)
-    if task.kind == "regression": out = (model.predict(rows).reshape(len(rows), -1) - task.y_mean)/task.y_std
+    "Score of a linear model, which sees samples as rows of numbers."
+    line = Ridge() if task.kind == "regression" else LogisticRegression(max_iter=200)
+    model = make_pipeline(StandardScaler(), OneVsRestClassifier(line) if task.kind == "multilabel" else line)
+    (x, y), (seen, target) = ([t.numpy() for t in task.part(part)] for part in ("train", "valid"))
+    rows = seen.reshape(len(seen), -1)
+    model.fit(x.reshape(len(x), -1), y)
+    if task.kind == "regression": out = model.predict(rows).reshape(len(rows), -1)
     else:
-        p = model.predict_proba(rows)
-        p = np.stack([q[:, -1]*(q.shape[1] > 1) for q in p], 1) if isinstance(p, list) else p
-        out = np.full((len(rows), task.n_out), 1e-9)
-        out[:, getattr(model, "classes_", np.arange(task.n_out)) if task.kind == "multiclass" else slice(None)] = p
-        out = np.log(np.clip(out, 1e-9, 1)) - (np.log(np.clip(1 - out, 1e-9, 1)) if task.kind == "multilabel" else 0)
-    return task.score(target.new_tensor(out, dtype=torch.float32), target)
+        p = np.full((len(rows), task.n_out), 1e-9)
+        p[:, model.classes_ if task.kind == "multiclass" else slice(None)] = model.predict_proba(rows)
+        p = np.clip(p, 1e-9, 1 - 1e-9)
+        out = np.log(p) - (np.log(1 - p) if task.kind == "multilabel" else 0)
+    return task.score(torch.tensor(out, dtype=torch.float32), torch.from_numpy(target))
+
+def forest_score(
+    task:Task, # learns from "train", scored on "valid"
+) -> float: # in the task's metric
+    "Score of a random forest."
+    return fit_trees("forest", task).evaluate(task, *task.part("valid"))[1]
 
 # %% ../../nbs/judge/02_advise.ipynb #397fe459
 @patch
 def shallow(self:Adviser) -> dict[str, float|None]: # scores on part valid
     "The linear model and the forest."
-    kind, small, found = self.task.kind, self.task.subset(SAMPLES//10, self.seed, parts=("train", "valid")), {}
-    line = Ridge() if kind == "regression" else LogisticRegression(max_iter=200)
-    if kind == "multilabel": line = OneVsRestClassifier(line)
-    wood = (RandomForestRegressor if kind == "regression" else RandomForestClassifier)(100, max_features="sqrt", random_state=self.seed)
-    for name, model in {"linear": make_pipeline(StandardScaler(), line), "forest": wood}.items():
-        self.probe(f"{name} on few", 0, partial(shallow_score, model, small))
+    small, found = self.task.subset(SAMPLES//10, self.seed, parts=("train", "valid")), {}
+    for name, score in {"linear": linear_score, "forest": forest_score}.items():
+        self.probe(f"{name} on few", 0, partial(score, small))
         seconds = self.records.get(f"{name} on few", {"seconds": math.inf})["seconds"]*len(self.task.x)/len(small.x)
-        found[name] = self.probe(name, seconds, partial(shallow_score, model, self.task))
+        found[name] = self.probe(name, seconds, partial(score, self.task))
     return found
 
 # %% ../../nbs/judge/02_advise.ipynb #0417b4b8
@@ -290,9 +294,13 @@ def costs(self:Adviser,
     "What a full search would take here, on the scale `quick`."
     cell = found["times"]["cell"]
     if not cell: return {}
-    finals = self.scale.n_seeds*self.scale.final_steps*cell
-    out, step = {"random_s": 18*self.scale.candidate_steps*cell + finals}, found["times"].get("supernet")
-    return out | ({"study_s": 2*self.scale.search_steps*step + 2*finals} if step else {})
+    n = len(self.task.splits["train"])
+    def steps(asked): # that `fitted` gives on these data
+        epochs, batch = fitted(self.scale, asked, 96, self.task, n)
+        return epochs*max(1, n//batch)
+    finals = self.scale.n_seeds*steps(self.scale.final_steps)*cell
+    out, step = {"random_s": 18*steps(self.scale.candidate_steps)*cell + finals}, found["times"].get("supernet")
+    return out | ({"study_s": 2*steps(self.scale.search_steps)*step + 2*finals} if step else {})
 
 @patch
 def known(self:Adviser) -> dict[str, tuple[float, str]]: # number by name: value, and where it is from
@@ -314,8 +322,7 @@ def known(self:Adviser) -> dict[str, tuple[float, str]]: # number by name: value
     both = [(v, np.mean(row)) for v, row in zip(found["free"], found["cells"]) if v is not None and None not in row]
     if len(both) > 3 and min(np.ptp(np.array(both), axis=0)) > 0:
         out[f"{FREE}_agrees"] = float(stats.spearmanr(both)[0]), f"rank agreement with {len(both)} trained cells"
-    told = f"probe, {len(pairs)} cells, {N_SEEDS} seeds each"
-    out |= {"n_cells": (len(pairs), "probe"), "spread_p": (1.0, told)}
+    told, out["n_cells"] = f"probe, {len(pairs)} cells, {N_SEEDS} seeds each", (len(pairs), "probe")
     if len(pairs) < 4: return out
     s = spread(pairs)
     out |= {k: (s[v], told) for k, v in {"spread_p": "p", "cells_mean": "mean", "arch_sd": "arch_sd", "seed_sd": "seed_sd"}.items()}

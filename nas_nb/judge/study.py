@@ -10,6 +10,7 @@ __all__ = ['HUMAN', 'NETWORKS', 'METHODS', 'SCALES', 'PIXELS', 'Scale', 'fitted'
 
 # %% ../../nbs/judge/01_study.ipynb #c002
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -78,7 +79,7 @@ SCALES = {
         human={"resnet": {"width": 16, "depth": 8}, "highway": {"width": 16, "depth": 7}, "densenet": {"width": 8, "depth": 16}},
         training={"lr": 0.05}, search_samples=6000),
     "careful": Scale(
-        search=DartsRecipe(C=8, n_cells=4, lr_alpha=3e-3), search_steps=400, candidate_steps=150, final_steps=1500, C=8, n_cells=4,
+        search=DartsRecipe(C=8, n_cells=4, lr_alpha=3e-3), search_steps=400, candidate_steps=150, final_steps=3000, C=8, n_cells=4,
         human={"resnet": {"width": 16, "depth": 8}, "highway": {"width": 16, "depth": 7}, "densenet": {"width": 8, "depth": 16},
                "vgg": {"width": 16, "depth": 11}, "mlp": {"width": 256, "depth": 3}},
         trees=("forest", "boosting"),
@@ -228,10 +229,11 @@ def tune(self:Study,
     scores, seconds = {}, 0.0
     for lr in self.scale.lrs:
         recipe = replace(self.recipe(self.scale.tuning_steps, self.task, "train"), lr=lr)
-        done = self.train_once(self.folder/"tuning"/f"{method}-{lr}", spec, recipe, 0, ("train",), "valid")
+        folder = self.folder/"tuning"/f"{method}-{lr}"
+        done = self.train_once(folder, spec, recipe, 0, ("train",), "valid")
         failed = isinstance(done, str)
         scores[str(lr)] = None if failed else done.result["score"]
-        seconds += 0.0 if failed else done.result["seconds"]
+        seconds += RunFolder(folder).read_json("failed.json")["seconds"] if failed else done.result["seconds"]
     known = {float(lr): score for lr, score in scores.items() if score is not None}
     return {"lr": max(known, key=known.get), "scores": scores, "seconds": seconds} if known else {}
 
@@ -256,8 +258,10 @@ def train_once(self:Study,
     "One training that may fail, or go on with it."
     run = RunFolder(folder)
     if (run.path/"failed.json").exists(): return run.read_json("failed.json")["error"]
+    start = time.perf_counter()
     try: return fit(spec, self.task, recipe, seed, parts=parts, watch=watch, folder=run.path, compute=self.compute)
-    except (Diverged, FloatingPointError) as e: run.write_json("failed.json", {"error": str(e)})
+    except (Diverged, FloatingPointError) as e:
+        run.write_json("failed.json", {"error": str(e), "seconds": time.perf_counter() - start})
     return run.read_json("failed.json")["error"]
 
 # %% ../../nbs/judge/01_study.ipynb #c042

@@ -180,6 +180,7 @@ def make_executor(
     except (OSError, ValueError) as e:
         raise InputError(f"no Dask scheduler answers at {batch.cluster}: {type(e).__name__}; give dask:tcp://HOST:8786") from None
 
+# %% ../../nbs/publish/02_batch.ipynb #work02
 @patch
 def work(self:Batch,
     n:int=1, # posts at a time
@@ -208,6 +209,7 @@ def work(self:Batch,
                 if self.run.records()[-1]["state"] == "failed" and left[job.key]: queue.append(job)
     return self.states()
 
+# %% ../../nbs/publish/02_batch.ipynb #work04
 @patch
 def finish(self:Batch,
     job:Job, # that ended

@@ -143,6 +143,7 @@ def list_sources(
             hand = ("; in part by hand" if f["n_bytes"] else "; by hand") * bool(f["by_hand"])
             print(f"{f['name']:{wide}}  {size:>9}  {f['here']:4}  {f['title']} ({f['licence']}{hand}) {f['url']}")
 
+# %% ../../nbs/publish/03_cli.ipynb #data02
 def run_data(
     args:argparse.Namespace, # words of `nas-nb data`
 ) -> int: # exit code

@@ -75,11 +75,14 @@ def test_one_worker_and_four_give_the_same_history(name):
     with ThreadPoolExecutor(1) as pool: one = search(searcher, sums, N, 5, pool, ahead=4)
     with ThreadPoolExecutor(4) as pool:
         shuffled = Reordered(pool)
-        four = search(searcher, sums, N, 5, shuffled)
+        four = search(searcher, sums, N, 5, shuffled, ahead=4)
+        default = search(searcher, sums, N, 5, pool)
     assert told(alone) == told(one) == told(four)
     assert [t.asked for t in four.trials] == list(range(60))
     assert sorted(shuffled.finished) == list(range(60)) != shuffled.finished
-    if name != "random": assert told(search(searcher, sums, N, 5, ahead=1)) != told(alone)
+    serial = told(search(searcher, sums, N, 5))
+    assert told(default) == serial  # nothing is read off the pool
+    if name != "random": assert serial != told(alone)
 
 
 def test_processes_give_the_same_history_too():
@@ -92,7 +95,7 @@ def test_processes_give_the_same_history_too():
 
 def test_a_loop_that_told_in_the_order_of_completion_would_be_noticed():
     with ThreadPoolExecutor(4) as pool:
-        history = search(Evolution(NAS_BENCH_201), sums, N, 5, Reordered(pool), deterministic=False)
+        history = search(Evolution(NAS_BENCH_201), sums, N, 5, Reordered(pool), ahead=4, deterministic=False)
     asked = [t.asked for t in history.trials]
     assert sorted(asked) == list(range(60)) != asked
     assert told(history) != told(search(Evolution(NAS_BENCH_201), sums, N, 5, ahead=4))
@@ -103,13 +106,13 @@ def test_what_was_told_in_any_order_is_replayed(tmp_path, name):
     """A run cut short after any trial goes on with the same searcher state: the trials that stand there stay, in their order."""
     searcher = STRATEGIES[name](NAS_BENCH_201)
     with ThreadPoolExecutor(4) as pool:
-        live = search(searcher, sums, N, 5, Reordered(pool), tmp_path, deterministic=False)
+        live = search(searcher, sums, N, 5, Reordered(pool), tmp_path, 4, deterministic=False)
     lines = (tmp_path / "history.jsonl").read_bytes().splitlines(keepends=True)
     assert len(lines) == 60
     for cut in (1, 31):
         (tmp_path / "history.jsonl").write_bytes(b"".join(lines[:cut]))
         with ThreadPoolExecutor(4) as pool:
-            again = search(searcher, sums, N, 5, Reordered(pool, seed=cut), tmp_path, deterministic=False)
+            again = search(searcher, sums, N, 5, Reordered(pool, seed=cut), tmp_path, 4, deterministic=False)
         assert told(again)[:cut] == told(live)[:cut]
         assert len({t.asked for t in again.trials}) == 60
     assert told(search(searcher, sums, N, 5, folder=tmp_path, ahead=4, deterministic=False)) == told(again)
@@ -126,7 +129,7 @@ def dying(genotype, **fidelity):
     return t.sums(genotype, **fidelity)
 dying.__qualname__ = "sums"
 pool = ThreadPoolExecutor(4)
-t.search(t.STRATEGIES[{name!r}](t.NAS_BENCH_201), t.Named(dying), t.N, 5, t.Reordered(pool), {folder!r}, deterministic={mode})
+t.search(t.STRATEGIES[{name!r}](t.NAS_BENCH_201), t.Named(dying), t.N, 5, t.Reordered(pool), {folder!r}, 4, {mode})
 """
 
 
@@ -176,7 +179,7 @@ def dies(genotype):
 
 def test_a_dead_worker_ends_the_search_with_one_sentence_and_leaves_the_folder(tmp_path):
     with ProcessPoolExecutor(2) as pool, pytest.raises(RuntimeError, match="a worker died after 0 trials"):
-        search(Evolution(NAS_BENCH_201), Named(dies), N, 5, pool, tmp_path)
+        search(Evolution(NAS_BENCH_201), Named(dies), N, 5, pool, tmp_path, 2)
     assert len(search(Evolution(NAS_BENCH_201), Named(sums), N, 5, folder=tmp_path, ahead=2).trials) == 60
 
 

@@ -251,13 +251,13 @@ def search(
     seed:int, # of the searcher
     executor:Executor|None=None, # where candidates are evaluated; in this process without it
     folder:str|Path|None=None, # run folder; without it nothing is kept
-    ahead:int|None=None, # candidates asked before the oldest is told; as many as the executor has workers without it
+    ahead:int=1, # candidates asked before the oldest is told, 1 or more; give as many as there are workers, or some of them idle
     deterministic:bool=True, # tell in the order of asking, not in that of completion
 ) -> History: # every trial
     """Spend a budget on candidates, or go on with a search that was interrupted.
 
     Raises: `InputError` if the folder holds another search; `RuntimeError` if most evaluations fail or a worker dies."""
-    ahead = ahead or getattr(executor, "_max_workers", 1)
+    if ahead < 1: raise InputError(f"ahead {ahead} is no number of candidates: give 1, or as many as there are workers")
     run = _Run(budget, folder, {"kind": "search", "searcher": _named(searcher), "evaluate": _named(evaluate), "seed": seed,
                                 "budget": asdict(budget), "ahead": ahead, "deterministic": deterministic})
     flights = _Flights(evaluate, executor, run.records, deterministic)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from nas_nb.core import InputError
-from nas_nb.judge.advise import Adviser
+from nas_nb.data.task import make_task
+from nas_nb.judge.advise import Adviser, forest_score, linear_score
 from nas_nb.publish.cli import main
 from nas_nb.publish.template import check_parameters, shipped, template_parameters
 
@@ -61,3 +62,12 @@ def test_a_known_finding_is_waived(tmp_path, monkeypatch):
     assert not Adviser("twice.npz", "30s", waive=",".join(f.name for f in found)).serious
     with pytest.raises(InputError, match="check to waive"):
         Adviser("twice.npz", "30s", waive="nothing")
+
+
+@pytest.mark.parametrize("kind, y", [("multilabel", 1), ("multilabel", 3), ("regression", 2)])
+def test_cheap_models_take_any_targets(kind, y):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 1, 4, 4)).astype("float32")
+    told = x[:, 0, 0, :y] if kind == "regression" else (x[:, 0, 0, :y] > 0).astype("float32")
+    task = make_task("planted", x, told, kind)
+    assert min(linear_score(task), forest_score(task)) > 0.5

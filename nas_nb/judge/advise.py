@@ -173,7 +173,7 @@ def linear_score(
     if task.kind == "regression": out = model.predict(rows).reshape(len(rows), -1)
     else:
         p = np.full((len(rows), task.n_out), 1e-9)
-        p[:, model.classes_ if task.kind == "multiclass" else slice(None)] = model.predict_proba(rows)
+        p[:, model.classes_ if task.kind == "multiclass" else slice(None)] = model.predict_proba(rows)[:, -task.n_out:]
         p = np.clip(p, 1e-9, 1 - 1e-9)
         out = np.log(p) - (np.log(1 - p) if task.kind == "multilabel" else 0)
     return task.score(torch.tensor(out, dtype=torch.float32), torch.from_numpy(target))
@@ -294,13 +294,15 @@ def costs(self:Adviser,
     "What a full search would take here, on the scale `quick`."
     cell = found["times"]["cell"]
     if not cell: return {}
-    n = len(self.task.splits["train"])
-    def steps(asked): # that `fitted` gives on these data
-        epochs, batch = fitted(self.scale, asked, 96, self.task, n)
-        return epochs*max(1, n//batch)
-    finals = self.scale.n_seeds*steps(self.scale.final_steps)*cell
-    out, step = {"random_s": 18*steps(self.scale.candidate_steps)*cell + finals}, found["times"].get("supernet")
-    return out | ({"study_s": 2*steps(self.scale.search_steps)*step + 2*finals} if step else {})
+    sizes = {part: len(rows) for part, rows in self.whole.splits.items()}
+    share = min(1, self.scale.search_samples/len(self.whole.x))
+    def seconds(asked, n, step): # of the steps that `fitted` gives on the whole data
+        epochs, batch = fitted(self.scale, asked, 96, self.whole, n)
+        return epochs*max(1, n//batch)*step
+    finals = self.scale.n_seeds*seconds(self.scale.final_steps, sizes["train"] + sizes["valid"], cell)
+    out = {"random_s": 18*seconds(self.scale.candidate_steps, round(share*sizes["train"]), cell) + finals}
+    step, n = found["times"].get("supernet"), round(share*min(sizes["train"], sizes["valid"]))
+    return out | ({"study_s": 2*seconds(self.scale.search_steps, n, step) + 2*finals} if step else {})
 
 @patch
 def known(self:Adviser) -> dict[str, tuple[float, str]]: # number by name: value, and where it is from

@@ -224,7 +224,7 @@ def spec(self:Study,
 def tune(self:Study,
     method:str, # "darts", "random" or a human design
     spec:dict, # its network
-) -> dict: # "scores" on valid by learning rate (None: diverged), the "lr" that is best, "seconds" of all of it; {} if there is no choice
+) -> dict: # "scores" on valid by learning rate (None: diverged), the best "lr" (None: all diverged), "seconds" of all; {} if there is no choice
     "Choose the learning rate of a method by short trainings."
     scores, seconds = {}, 0.0
     for lr in self.scale.lrs:
@@ -235,7 +235,7 @@ def tune(self:Study,
         scores[str(lr)] = None if failed else done.result["score"]
         seconds += RunFolder(folder).read_json("failed.json")["seconds"] if failed else done.result["seconds"]
     known = {float(lr): score for lr, score in scores.items() if score is not None}
-    return {"lr": max(known, key=known.get), "scores": scores, "seconds": seconds} if known else {}
+    return {"lr": max(known, key=known.get) if known else None, "scores": scores, "seconds": seconds} if scores else {}
 
 # %% ../../nbs/judge/01_study.ipynb #c044
 @patch

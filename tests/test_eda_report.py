@@ -61,7 +61,7 @@ def test_sequences_of_ones_own_are_reported_and_their_copies_found(swings):
     assert figures(folder) == 10
     assert verify_post(folder) == []
     for file in folder.iterdir():
-        assert str(home) not in file.read_text(), f"{file.name} names a folder of this machine"
+        assert str(home).encode() not in file.read_bytes(), f"{file.name} names a folder of this machine"
 
 
 def test_a_changed_number_is_noticed(digits, tmp_path):

@@ -15,9 +15,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision import models
-from torchvision.models.convnext import CNBlock, LayerNorm2d
-from torchvision.ops.misc import Permute
 
 from ..core import InputError
 from .network import check_sizes, halved
@@ -103,13 +100,13 @@ def _linear_like(old, ndim, scale, skip):
     return nn.Linear(scale(old.in_features), scale(old.out_features), bias=old.bias is not None)
 
 def _layer_norm_like(old, ndim, scale, skip):
-    kind = ChannelNorm if isinstance(old, LayerNorm2d) else nn.LayerNorm
+    kind = nn.LayerNorm if type(old) is nn.LayerNorm else ChannelNorm # torchvision's own normalizes over channels
     return kind(scale(old.normalized_shape[0]), eps=old.eps)
 
-def _permute_like(old, ndim, scale, skip): return old if ndim == 2 else Permute([0, 2, 1])
+def _permute_like(old, ndim, scale, skip): return old if ndim == 2 else type(old)([0, 2, 1])
 
-_LIKE = {nn.Conv2d: _conv_like, nn.BatchNorm2d: _norm_like, nn.MaxPool2d: _pool_like,
-         nn.Linear: _linear_like, nn.LayerNorm: _layer_norm_like, Permute: _permute_like}
+_LIKE = {"Conv2d": _conv_like, "BatchNorm2d": _norm_like, "MaxPool2d": _pool_like,
+         "Linear": _linear_like, "LayerNorm": _layer_norm_like, "Permute": _permute_like}
 
 # %% ../../nbs/nets/04_from_torchvision.ipynb #t017
 def fitted(
@@ -123,15 +120,20 @@ def fitted(
     for name, child in list(module.named_children()):
         path = f"{prefix}{name}."
         n = sum(k for where, k in left_out.items() if path.startswith(f"{where}."))
-        like = next((f for kind, f in _LIKE.items() if isinstance(child, kind)), None)
+        like = next((_LIKE[kind.__name__] for kind in type(child).__mro__ if kind.__name__ in _LIKE), None)
         new = like(child, ndim, scale, 2**n) if like else fitted(child, ndim, scale, left_out, path)
         setattr(module, name, new)
-    if isinstance(module, CNBlock):
+    if hasattr(module, "layer_scale"): # a block of ConvNeXt
         C = scale(len(module.layer_scale))
         module.layer_scale = nn.Parameter(torch.full((C,) + (1,) * ndim, 1e-6))
     return module
 
 # %% ../../nbs/nets/04_from_torchvision.ipynb #t018
+def _models():
+    "torchvision's networks, loaded when one is built: training and searching need nothing of it."
+    from torchvision import models
+    return models
+
 def _features(make, names, halvings, options, published, smallest=4, from_end=False):
     "The fitted layers of torchvision's network before its average, and the function that scales channels."
     spatial, width, in_channels = (options[k] for k in ("spatial", "width", "in_channels"))
@@ -158,11 +160,11 @@ def vgg(
     Source: Simonyan and Zisserman 2015 (arXiv:1409.1556); torchvision."""
     letters = {11: "A", 13: "B", 16: "D", 19: "E"}
     if depth not in letters: raise InputError(f"a vgg of depth {depth} does not exist: choose 11, 13, 16 or 19")
-    plan = models.vgg.cfgs[letters[depth]]
+    plan = _models().vgg.cfgs[letters[depth]]
     options = {"n_out": n_out, "in_channels": in_channels, "spatial": spatial, "width": width}
     def make():
         net = nn.Module()
-        net.features = models.vgg.make_layers(plan, batch_norm=True)
+        net.features = _models().vgg.make_layers(plan, batch_norm=True)
         return net
     places = [f"features.{i}" for i, m in enumerate(make().features) if isinstance(m, nn.MaxPool2d)]
     layers, scale = _features(make, ["features"], places, options, 64, smallest=1, from_end=True)
@@ -184,7 +186,7 @@ def googlenet(
              *(f"inception4{c}" for c in "abcde"), "maxpool4", "inception5a", "inception5b"]
     places = ["conv1", *(f"maxpool{i}" for i in range(1, 5))]
     options = {"n_out": n_out, "in_channels": in_channels, "spatial": spatial, "width": width}
-    make = lambda: models.GoogLeNet(aux_logits=False, init_weights=False)
+    make = lambda: _models().GoogLeNet(aux_logits=False, init_weights=False)
     layers, scale = _features(make, names, places, options, 64)
     return StagedNet([layers], scale(1024), n_out, [nn.Dropout(0.2)])
 
@@ -200,12 +202,12 @@ def imagenet_resnet(
 
     Raises: `InputError` for sizes or a depth that cannot be built.
     Source: He et al. 2016 (arXiv:1512.03385); torchvision, which puts the stride of a bottleneck at its 3 x 3 window."""
-    makers = {18: models.resnet18, 34: models.resnet34, 50: models.resnet50}
+    makers = {18: "resnet18", 34: "resnet34", 50: "resnet50"}
     if depth not in makers: raise InputError(f"an imagenet_resnet of depth {depth} does not exist: choose 18, 34 or 50")
     stages = [f"layer{i}" for i in range(1, 5)]
     places = ["conv1", "maxpool", *stages[1:]]
     options = {"n_out": n_out, "in_channels": in_channels, "spatial": spatial, "width": width}
-    layers, scale = _features(makers[depth], ["conv1", "bn1", "relu", "maxpool", *stages], places, options, 64)
+    layers, scale = _features(getattr(_models(), makers[depth]), ["conv1", "bn1", "relu", "maxpool", *stages], places, options, 64)
     return StagedNet([layers], scale(2048 if depth == 50 else 512), n_out)
 
 # %% ../../nbs/nets/04_from_torchvision.ipynb #t029
@@ -221,7 +223,7 @@ def mobilenet(
     Source: Sandler et al. 2018 (arXiv:1801.04381); torchvision."""
     places = [f"features.{i}" for i in (0, 2, 4, 7, 14)]
     options = {"n_out": n_out, "in_channels": in_channels, "spatial": spatial, "width": width}
-    layers, scale = _features(models.mobilenet_v2, ["features"], places, options, 32)
+    layers, scale = _features(_models().mobilenet_v2, ["features"], places, options, 32)
     return StagedNet([layers], scale(1280), n_out, [nn.Dropout(0.2)])
 
 # %% ../../nbs/nets/04_from_torchvision.ipynb #t032
@@ -237,7 +239,7 @@ def convnext(
     Source: Liu et al. 2022 (arXiv:2201.03545); torchvision."""
     places = [f"features.{i}" for i in (0, 0, 2, 4, 6)] # the patches of the stem count twice
     options = {"n_out": n_out, "in_channels": in_channels, "spatial": spatial, "width": width}
-    layers, scale = _features(models.convnext_tiny, ["features"], places, options, 96)
+    layers, scale = _features(_models().convnext_tiny, ["features"], places, options, 96)
     net = StagedNet([layers], scale(768), n_out, [nn.LayerNorm(scale(768), eps=1e-6)])
     for m in net.modules():
         if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Linear)):

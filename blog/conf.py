@@ -9,7 +9,7 @@ from nas_nb.publish.page import mathjax
 from nas_nb.publish.site import documentation_host
 
 root = Path(__file__).resolve().parent.parent
-settings = ConfigParser(delimiters=["="])
+settings = ConfigParser(delimiters=["="], interpolation=None)
 settings.read(root / "settings.ini", encoding="utf-8")
 facts = settings["DEFAULT"]
 
@@ -41,7 +41,8 @@ blog_default_author = "authors"
 blog_feed_fulltext = False
 post_date_format = "%Y-%m-%d"
 post_date_format_short = "%Y-%m-%d"
-post_auto_excerpt = 1
+post_auto_excerpt = 2  # badges and summary
+blog_feed_templates = {"atom": {"summary": "{% for part in post.excerpt %}{{ part.astext() }}\n{% endfor %}"}}
 fontawesome_included = True
 
 html_theme = "pydata_sphinx_theme"

@@ -6,20 +6,26 @@ Docs: https://nas-nb.github.io/nas_nb/publish/site.html.md"""
 
 # %% auto #0
 __all__ = ['NEEDS', 'NOISE', 'ROOMS', 'require', 'sources_of', 'relink', 'title_cells', 'definition_cells', 'library_page',
-           'page_of', 'toctree', 'library_index', 'documentation_host', 'tolerant_signature', 'document',
-           'stage_library', 'stage_posts', 'stage', 'build_site', 'readme']
+           'page_of', 'toctree', 'library_index', 'documentation_host', 'tolerant_signature', 'document', 'digest',
+           'document_all', 'page_bytes', 'library_files', 'tasks_of', 'data_badge', 'badges', 'plain', 'post_page',
+           'archive', 'post_files', 'lay_out', 'site_files', 'made_from', 'run_sphinx', 'check_target', 'build_site',
+           'readme']
 
 # %% ../../nbs/publish/02_site.ipynb #c002
 import ast
+import hashlib
 import inspect
+import json
 import multiprocessing
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from importlib import util
+from datetime import date
+from importlib import metadata, util
+from itertools import groupby
 from pathlib import Path
 
 import fastcore.docments
@@ -30,10 +36,13 @@ from nbdev.serve_drv import exec_nb
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from ..core import InputError
+from ..data.sources import SOURCES
 from .clean import DEAD
 from .page import mathjax
-from .post import RunFailed
+from .post import RunFailed, check_writable
+from .provenance import duration_text, stated
 from .template import PYTHON, find_project, read_template
+from ..run import write_atomic
 
 # %% ../../nbs/publish/02_site.ipynb #c007
 NEEDS = ("sphinx", "myst_nb", "ablog", "pydata_sphinx_theme")
@@ -126,9 +135,7 @@ def library_page(
             cells.append(cell)
     for cell in cells:
         if cell.cell_type == "markdown": cell.source = relink(cell.source, host, pages)
-    page = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": PYTHON})
-    for i, cell in enumerate(page.cells): cell["id"] = f"c{i}"
-    return page
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": PYTHON})
 
 # %% ../../nbs/publish/02_site.ipynb #c021
 ROOMS = {
@@ -185,72 +192,206 @@ def tolerant_signature(
 
 def document(
     source:Path, # a library notebook
-    target:Path, # its processed form; left alone if it is newer than the notebook
+    target:Path, # its processed form; the checksum of its source is put beside it
 ) -> None:
     "Let nbdev replace the exported cells of one notebook by their documentation."
-    if target.exists() and target.stat().st_mtime > source.stat().st_mtime: return
     target.parent.mkdir(parents=True, exist_ok=True)
     fastcore.docments.signature = tolerant_signature
+    checksum = digest(source)
     exec_nb(source, target, FilterDefaults)
+    write_atomic(target.with_suffix(".sha256"), checksum.encode())
 
 # %% ../../nbs/publish/02_site.ipynb #c025
-def stage_library(
-    project:Path, # the project
-    pages:Path, # where pages are laid out
+def digest(
+    *paths:Path, # files that exist
+) -> str: # hexadecimal
+    "SHA-256 of files, one after another, and of the nbdev that reads them."
+    found = hashlib.sha256(metadata.version("nbdev").encode())
+    for path in paths: found.update(path.read_bytes())
+    return found.hexdigest()
+
+def document_all(
+    nbs:Path, # folder of the notebooks
+    done:Path, # folder of their processed forms
+    notebooks:Iterable[Path], # relative to `nbs`
 ) -> None:
-    "Lay out what comes from `nbs`."
+    "Document the notebooks that have changed. Raises: `RunFailed` for one that cannot be."
+    def known(n): return (done/n).with_suffix(".sha256")
+    stale = [n for n in notebooks if not known(n).is_file() or known(n).read_text() != digest(nbs/n)]
+    if not stale: return
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        for n, job in [(n, pool.submit(document, nbs/n, done/n)) for n in stale]:
+            if job.exception(): raise RunFailed(f"{nbs/n} cannot be documented: {job.exception()}")
+
+def page_bytes(
+    nb:nbformat.NotebookNode, # a page
+) -> bytes: # equal for equal pages
+    "A page as a file."
+    for i, cell in enumerate(nb.cells): cell["id"] = f"c{i}"
+    return (nbformat.writes(nb) + "\n").encode()
+
+# %% ../../nbs/publish/02_site.ipynb #2389db55
+def library_files(
+    project:Path, # the project
+) -> dict[str, bytes]: # path below the folder of pages: content
+    "The pages that come from `nbs`."
     nbs, done = project/"nbs", project/"_proc"
     notebooks = sorted(p.relative_to(nbs) for p in nbs.rglob("*.ipynb"))
     notebooks = [n for n in notebooks if not any(part[0] in "._" for part in n.parts)]
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        for n, job in [(n, pool.submit(document, nbs/n, done/n)) for n in notebooks]:
-            if job.exception(): raise RunFailed(f"{nbs/n} cannot be documented: {job.exception()}")
-    library = [n for n in notebooks if n.parent.name in ROOMS and n.name != "index.ipynb"]
+    if not notebooks: return {}
+    document_all(nbs, done, notebooks)
     host, known = documentation_host(project), {page_of(n) for n in notebooks}
+    library = [n for n in notebooks if n.parent.name in ROOMS and n.name != "index.ipynb"]
+    files = {"library.md": library_index(library).encode()}
     for n in notebooks:
         page = library_page(read_template(done/n), sources_of(read_template(nbs/n)), host, known)
-        target = pages/("start.ipynb" if n.as_posix() == "index.ipynb" else f"{page_of(n)}.ipynb")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(page, target)
-    (pages/"library.md").write_text(library_index(library))
+        files["start.ipynb" if n.as_posix() == "index.ipynb" else f"{page_of(n)}.ipynb"] = page_bytes(page)
     for folder in {n.parts[0] for n in notebooks if len(n.parts) > 1 and n.parts[0] not in ROOMS}:
         inside = [page_of(n) for n in notebooks if n.parts[0] == folder]
-        (pages/f"{folder}.md").write_text(f"# {folder.capitalize()}\n\n{toctree(inside)}\n")
+        files[f"{folder}.md"] = f"# {folder.capitalize()}\n\n{toctree(inside)}\n".encode()
+    return files
+
+# %% ../../nbs/publish/02_site.ipynb #c5148ace
+def tasks_of(
+    records:Mapping, # of a post
+) -> list[Mapping]: # what is recorded of its data sets
+    "The data sets of a post: its own, or those of its studies."
+    inner = records.get("records")
+    studies = inner.values() if isinstance(inner, Mapping) else []
+    found = [stated(records, "task"), *(s.get("task") for s in studies if isinstance(s, Mapping))]
+    return list({t["name"]: t for t in found if isinstance(t, Mapping) and "name" in t}.values())
+
+def data_badge(
+    task:Mapping, # as recorded
+) -> str: # one line
+    "Name and kind of a data set, and how it can be recognized."
+    name, card = task["name"], task.get("card") or {}
+    kind = "simulated" if task.get("simulated") else "published" if card.get("citation") else "own"
+    source = SOURCES.get(name)
+    known = {f.checksum for f in (*source.files, *source.copies.values())} if source else set()
+    if f"sha256:{card.get('sha256')}" in known: return f"data: {name}, {kind}, file checksum verified"
+    return f"data: {name}, {kind}" + f", checksum {task.get('sha256', '')[:8]}"*("sha256" in task)
+
+# %% ../../nbs/publish/02_site.ipynb #22243ef9
+def badges(
+    records:Mapping, # of a post
+) -> list[str]: # short texts; what was not recorded is left out
+    "Cost and data of a post, from its records."
+    post = records.get("post") or {}
+    cost, ran = post.get("cost") or {}, post.get("environment") or {}
+    spent = next((f"{duration_text(cost[k])} {said}" for k, said in (("work", "of search and training"), ("run", "in all")) if k in cost), "")
+    machine = ran.get("gpu") or (f"{ran['cpu']}, {ran['cores']} core{'s'*(ran['cores'] != 1)}" if "cpu" in ran else "")
+    facts = [f"cost: {spent}"]*bool(spent) + [f"hardware: {machine}"]*bool(machine)
+    return facts + [data_badge(task) for task in tasks_of(records)]
 
 # %% ../../nbs/publish/02_site.ipynb #c027
-def stage_posts(
-    project:Path, # the project
-    pages:Path, # where pages are laid out
-) -> None:
-    "Lay out the published posts with their records."
-    for folder in sorted((project/"blog"/"posts").glob("*/")):
-        if not (folder/"index.ipynb").is_file(): continue
-        nb = read_template(folder/"index.ipynb")
-        (pages/"posts"/folder.name).mkdir(parents=True)
-        if (folder/"results.json").is_file():
-            shutil.copy(folder/"results.json", pages/"posts"/folder.name)
-            check = f"`nas-nb verify {folder.name}` derives its table again."
-            text = f"---\n\nAll numbers of this post are in its [records](results.json); {check}"
-            nb.cells.append(new_markdown_cell(text))
-        for cell in nb.cells:
-            if "injected-parameters" in cell.metadata.get("tags", []):
-                cell.metadata["mystnb"] = {"code_prompt_show": "Parameters of this post"}
-        nbformat.write(nb, pages/"posts"/folder.name/"index.ipynb")
+def plain(
+    text:str, # any
+) -> str: # markdown that shows it
+    "Text without a meaning for markdown."
+    return re.sub(r"([\\`*_{}\[\]<>#$~])", r"\\\1", " ".join(text.split()))
 
-def stage(
+def post_page(
+    folder:Path, # of a published post
+) -> nbformat.NotebookNode: # its page
+    "A post with its badges, its summary and a link to its records."
+    nb, file = read_template(folder/"index.ipynb"), folder/"results.json"
+    records = json.loads(file.read_text()) if file.is_file() else {}
+    lead = [" ".join(f"[{plain(fact)}]{{.fact}}" for fact in badges(records)), plain(nb.metadata.get("summary", ""))]
+    nb.cells.insert(1, new_markdown_cell("\n\n".join(filter(None, lead))))
+    if records:
+        check = f"`nas-nb verify {folder.name}` derives its table again."
+        nb.cells.append(new_markdown_cell(f"---\n\nAll numbers of this post are in its [records](results.json); {check}"))
+    for cell in nb.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata["mystnb"] = {"code_prompt_show": "Parameters of this post"}
+    return nb
+
+# %% ../../nbs/publish/02_site.ipynb #fb0bc580
+def archive(
+    posts:Mapping[str, str], # page: its date, year-month-day
+) -> str: # MyST markdown
+    "All posts by year and month, the latest first."
+    parts = ["---\norphan: true\n---", "# Archive"] + ["No post yet."]*(not posts)
+    days = sorted(((date.fromisoformat(day), page) for page, day in posts.items()), reverse=True)
+    for year, months in groupby(days, lambda d: d[0].year):
+        parts.append(f"## {year}")
+        for month, found in groupby(months, lambda d: f"{d[0]:%B}"):
+            parts += [f"### {month}", "\n".join(f"- {day:%d}: [](/{page}.ipynb)" for day, page in found)]
+    return "\n\n".join(parts) + "\n"
+
+# %% ../../nbs/publish/02_site.ipynb #b6c2c44a
+def post_files(
     project:Path, # the project
-) -> Path: # the folder of pages
-    "Lay out every page of the site."
-    pages = project/"_proc"/".pages"
-    shutil.rmtree(pages, ignore_errors=True)
-    pages.mkdir(parents=True)
-    if any((project/"nbs").rglob("*.ipynb")): stage_library(project, pages)
-    pages.mkdir(parents=True, exist_ok=True)
-    stage_posts(project, pages)
-    for page in sorted((project/"blog").glob("*.md")): shutil.copy(page, pages)
-    return pages
+) -> dict[str, bytes]: # path below the folder of pages: content
+    "The published posts, their records and their archive."
+    files, days, tagged = {}, {}, False
+    for folder in sorted((project/"blog"/"posts").glob("[!.]*/")):
+        if not (folder/"index.ipynb").is_file(): continue
+        page, nb = f"posts/{folder.name}/index", post_page(folder)
+        files[f"{page}.ipynb"], days[page] = page_bytes(nb), str(nb.metadata.get("date", folder.name[:10]))
+        tagged = tagged or bool(nb.metadata.get("tags"))
+        if (folder/"results.json").is_file(): files[f"posts/{folder.name}/results.json"] = (folder/"results.json").read_bytes()
+    files["blog/archive.md"] = archive(days).encode()
+    return files | ({} if tagged else {"blog/tag.md": b"---\norphan: true\n---\n\n# Tags\n\nNo post has a tag yet.\n"})
+
+# %% ../../nbs/publish/02_site.ipynb #a95e0346
+def lay_out(
+    files:Mapping[str, bytes], # path below the folder: content
+    folder:Path, # changed until it holds these files and no other
+) -> None:
+    "Write the files that have changed, and remove those that are not wanted any more."
+    for path in folder.rglob("*"):
+        if path.is_file() and path.relative_to(folder).as_posix() not in files: path.unlink()
+    for name, content in files.items():
+        path = folder/name
+        if not path.is_file() or path.read_bytes() != content: write_atomic(path, content)
+
+def site_files(
+    project:Path, # the project
+) -> dict[str, bytes]: # path below the folder of pages: content
+    "Every page of the site."
+    own = {page.name: page.read_bytes() for page in sorted((project/"blog").glob("*.md"))}
+    return library_files(project) | post_files(project) | own
+
+# %% ../../nbs/publish/02_site.ipynb #caeb6b3b
+def made_from(
+    files:Mapping[str, bytes], # the pages
+    project:Path, # the project
+) -> dict[str, str]: # two checksums
+    "What a site depends on: its `pages` with their style, and the `programs` with their configuration."
+    versions = "".join(metadata.version(name) for name in ("nas_nb", "sphinx", "myst-nb", "ablog", "pydata-sphinx-theme"))
+    setting = [p for p in (project/"settings.ini", project/"pyproject.toml", project/"blog"/"conf.py") if p.is_file()]
+    style = [p for p in sorted((project/"blog"/"_static").rglob("*")) if p.is_file()]
+    pages = "".join(f"{name} {hashlib.sha256(content).hexdigest()}" for name, content in sorted(files.items()))
+    return {"pages": hashlib.sha256((pages + digest(*style)).encode()).hexdigest(),
+            "programs": hashlib.sha256((versions + digest(*setting)).encode()).hexdigest()}
+
+def run_sphinx(
+    project:Path, # the project
+    work:Path, # its folder in `_proc`
+    pages:Path, # the folder of pages
+) -> Path: # the folder of the site
+    "Let Sphinx read and write what it must. Raises: `RunFailed` if it finds an error."
+    folders = ["-c", project/"blog", "-d", work/"doctrees", pages, work/"site"]
+    words = [sys.executable, "-m", "sphinx", "--no-color", "-b", "html", *map(str, folders)]
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work/"log.txt", "w", encoding="utf-8") as log:
+        if subprocess.run(words, stdout=log, check=False).returncode: raise RunFailed("Sphinx stopped with the error above")
+    return work/"site"
 
 # %% ../../nbs/publish/02_site.ipynb #c030
+def check_target(
+    project:Path, # the project
+    target:Path, # the folder of the site
+) -> None:
+    "Refuse before any work starts. Raises: `InputError` if there is no project, or the folder is in use or cannot be written."
+    if not (project/"blog"/"conf.py").is_file():
+        raise InputError(f"{project} has no blog/conf.py: cd to a blog or to a clone of nas_nb, or start a blog with `nas-nb init FOLDER`")
+    for folder in (target.parent, target): check_writable(folder)
+    if target.is_dir() and any(target.iterdir()) and not (target/"searchindex.js").is_file():
+        raise InputError(f"{target} holds something that is no site: name another folder with --out")
+
 def build_site(
     out:str|Path="_site", # the folder of the site; relative to the project
     project:str|Path|None=None, # the project; found from the current folder if not given
@@ -260,20 +401,19 @@ def build_site(
     Raises: `InputError` if something is missing or `out` is in use; `RunFailed` if Sphinx finds an error."""
     require(NEEDS)
     project = find_project(project)
-    target, new = project/out, project/"_proc"/".site"
-    if not (project/"blog"/"conf.py").is_file():
-        raise InputError(f"{project} has no blog/conf.py: run this in a clone of nas_nb")
-    used = target.is_file() or target.is_dir() and any(target.iterdir())
-    if used and not (target/"searchindex.js").is_file():
-        raise InputError(f"{target} holds something that is no site: name another folder with --out")
-    pages = stage(project)
-    shutil.rmtree(new, ignore_errors=True)
-    folders = ["-c", project/"blog", "-d", project/"_proc"/".doctrees", pages, new]
-    words = [sys.executable, "-m", "sphinx", "-q", "-E", "-b", "html", *map(str, folders)]
-    if subprocess.run(words, check=False).returncode: raise RunFailed("Sphinx stopped with the error above")
-    shutil.rmtree(target, ignore_errors=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(new, target)
+    target, work = project/out, project/"_proc"/".sphinx"
+    check_target(project, target)
+    files, complete, copy = site_files(project), work/"made_from.json", target.with_name(f"{target.name}.tmp")
+    now = made_from(files, project)
+    then = json.loads(complete.read_text()) if complete.is_file() else {}
+    if then.get("programs") != now["programs"]: shutil.rmtree(work, ignore_errors=True)
+    if then != now: shutil.rmtree(work/"site", ignore_errors=True)
+    lay_out(files, project/"_proc"/".pages")
+    complete.unlink(missing_ok=True)
+    site = run_sphinx(project, work, project/"_proc"/".pages")
+    write_atomic(complete, json.dumps(now).encode())
+    for folder in (copy, target): shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(site, copy).rename(target)
     return target/"index.html"
 
 # %% ../../nbs/publish/02_site.ipynb #c039

@@ -29,7 +29,8 @@ def _map(places, values, name):
     "All architectures as dots in five shades, darkest best; a symbol that panels use."
     shade = np.searchsorted(np.nanquantile(values, [0.2, 0.4, 0.6, 0.8]), values)
     colors = ("#e3e7ec", "#c6d0db", "#9fb1c3", "#6f8aa3", "#3d5a75")
-    dots = [f'<path d="{"".join(f"M{x},{y}h0" for x, y in places[shade == k])}" stroke="{c}" stroke-width="3.5" stroke-linecap="round"/>'
+    pixels = [np.unique(places[shade == k].round().astype(int), axis=0) for k in range(5)]
+    dots = [f'<path d="{"".join(f"M{x},{y}h0" for x, y in pixels[k])}" stroke="{c}" stroke-width="3.5" stroke-linecap="round"/>'
             for k, c in enumerate(colors)]
     return f'<svg width="0" height="0" aria-hidden="true" style="position:absolute"><g id="{name}">{"".join(dots)}</g></svg>'
 
@@ -117,7 +118,8 @@ PIXELS = '<img data-part="picture" width="256" alt="one sample" style="image-ren
 def _picture_parts(x, channels, levels, windows):
     "Body, tables, binds and controls for pictures, (shelves, samples, C, H, W)."
     c, by = x.shape[2], ("shelf", "sample")
-    if c == 1 and x.dtype != np.uint8:
+    measured = c == 1 and x.dtype != np.uint8 and np.ptp(x) > 64
+    if measured or c == 1 and (levels is not None or windows is not None):
         low, high = (float(q) for q in np.quantile(x, [0.01, 0.99]))
         levels = np.linspace(low, high, 21).round().astype(int).tolist() if levels is None else list(levels)
         windows = np.geomspace(max(2, (high - low)/16), max(4, high - low), 9).round().astype(int).tolist() if windows is None else list(windows)
@@ -141,7 +143,7 @@ def browse(
     task:Task, # any task
     each:int=8, # samples of each class
     channels:Sequence[str]|None=None, # names; None: three are a colour picture, others are numbered
-    levels:Sequence[int]|None=None, # to choose from, raw units, for pictures of measured numbers; None: from the data
+    levels:Sequence[int]|None=None, # to choose from, raw units, for pictures of one channel; None: from the data
     windows:Sequence[int]|None=None, # to choose from, raw units; None: from the data
 ) -> Interactive: # shows itself
     """Samples of a data set by class.

@@ -134,8 +134,8 @@ def _picture_parts(x, channels, levels, windows):
     return PIXELS, data, [Bind("picture", "src", "picture", (*by, "channel"))], controls
 
 def _bytes(picture, x):
-    "A picture in 256 shades, on the scale of all."
-    if x.dtype == np.uint8: return picture
+    "A picture in 256 shades, on the scale of all where they use few of them."
+    if x.dtype == np.uint8 and np.ptp(x) > 64: return picture
     return ((picture - x.min())/max(x.max() - x.min(), 1e-12)*255).round().astype(np.uint8)
 
 # %% ../../nbs/publish/08_replay.ipynb #c014

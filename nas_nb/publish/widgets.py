@@ -175,7 +175,7 @@ padding:.7rem .8rem;margin:0;font:15px/1.45 system-ui,sans-serif;max-width:46rem
 .nas-fig svg,.nas-fig img{max-width:100%!important;height:auto;background:none!important}
 .nas-fig svg text{font-family:Helvetica,Arial,sans-serif}
 .nas-bar,.nas-bar fieldset{display:flex;flex-wrap:wrap;gap:.35rem 1.1rem;align-items:center}
-.nas-bar{margin-bottom:.5rem}.nas-bar fieldset{border:1px solid #d9dde2;border-radius:4px;padding:.3rem .6rem;margin:0}
+.nas-bar{margin-bottom:.5rem}.nas-bar legend{font:inherit;font-weight:bold;float:none;width:auto;padding:0 .3rem;margin:0}.nas-bar fieldset{border:1px solid #d9dde2;border-radius:4px;padding:.3rem .6rem;margin:0}
 .nas-bar label{display:inline-flex;flex-wrap:wrap;gap:.1rem .5rem;align-items:center;margin:0;color:inherit}
 .nas-bar input{width:min(13rem,42vw);accent-color:#0b5cad;margin:0}
 .nas-bar output{min-width:2.5em;font-variant-numeric:tabular-nums;padding:0}

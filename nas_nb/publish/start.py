@@ -56,7 +56,7 @@ jobs:
       - uses: actions/setup-python@v5
         with:
           python-version: "3.12"
-      - run: pip install 'nas_nb[site]'
+      - run: pip install 'nas_nb[site] @ git+https://github.com/nas-nb/nas_nb'
       - run: nas-nb site
       - uses: actions/upload-pages-artifact@v3
         with:
@@ -80,7 +80,7 @@ def start_blog(
     source = shipped()
     kept = [*sorted((source/"templates").glob("*.ipynb")), source/"conf.py", source/"posts.md", *sorted((source/"_static").iterdir())]
     files = {Path("blog")/p.relative_to(source): p.read_bytes() for p in kept}
-    texts = {"settings.ini": SETTINGS.format(name=name, author=author.replace("%", "%%")), ".gitignore": IGNORED,
+    texts = {"settings.ini": SETTINGS.format(name=name, author=author), ".gitignore": IGNORED,
              "blog/index.md": INDEX.format(name=name), ".github/workflows/blog.yml": WORKFLOW}
     for path, data in {**files, **{k: v.encode() for k, v in texts.items()}}.items(): write_atomic(folder/path, data)
     return folder

@@ -42,7 +42,9 @@ blog_feed_fulltext = False
 post_date_format = "%Y-%m-%d"
 post_date_format_short = "%Y-%m-%d"
 post_auto_excerpt = 2  # badges and summary
-blog_feed_templates = {"atom": {"summary": "{% for part in post.excerpt %}{{ part.astext() }}\n{% endfor %}"}}
+blog_feed_templates = {"atom": {"summary": (
+    "{% for part in post.excerpt %}{% for word in part.children %}"
+    "{{ word.astext() if word.astext() != ' ' else '; ' }}{% endfor %}\n{% endfor %}")}}
 fontawesome_included = True
 
 html_theme = "pydata_sphinx_theme"

@@ -6,7 +6,7 @@ Docs: https://nas-nb.github.io/nas_nb/publish/site.html.md"""
 
 # %% auto #0
 __all__ = ['NEEDS', 'NOISE', 'ROOMS', 'require', 'sources_of', 'relink', 'title_cells', 'definition_cells', 'library_page',
-           'page_of', 'toctree', 'library_index', 'documentation_host', 'tolerant_signature', 'document', 'digest',
+           'page_of', 'contents', 'library_index', 'documentation_host', 'tolerant_signature', 'document', 'digest',
            'document_all', 'page_bytes', 'library_files', 'tasks_of', 'data_badge', 'badges', 'plain', 'post_page',
            'archive', 'post_files', 'lay_out', 'site_files', 'made_from', 'run_sphinx', 'check_target', 'build_site',
            'readme']
@@ -155,21 +155,26 @@ def page_of(
     "Where a notebook stands in the site."
     return notebook.with_name(re.sub(r"^\d+[a-z]?_", "", notebook.stem)).as_posix()
 
-def toctree(
+def contents(
     pages:Iterable[str], # pages, without suffix
+    said:Mapping[str, str], # page: the sentence below its title; may lack some
+    *options:str, # of the navigation, such as ":caption: Data"
 ) -> str: # MyST markdown
     "A list of pages, which also makes the site's navigation."
-    return "\n".join(["```{toctree}", ":maxdepth: 1", "", *pages, "```"])
+    lines = [f"- [](/{page}.ipynb)" + f": {said[page]}"*(page in said) for page in pages]
+    return "\n".join([*lines, "", "```{toctree}", ":hidden:", *options, "", *pages, "```"])
 
 def library_index(
     notebooks:Iterable[Path], # library notebooks relative to `nbs`, in order
+    said:Mapping[str, str], # page: the sentence below its title; may lack some
 ) -> str: # MyST markdown
     "The contents page of the library, a list for each room."
     about = "One notebook a module, from the lowest floor up: a module uses only what stands above it."
     parts = ["# Library", about]
     for room, question in ROOMS.items():
         pages = [page_of(n) for n in notebooks if n.parent.as_posix() == (room or ".")]
-        if pages: parts += [f"## {question}", toctree(pages)]
+        if not pages: continue
+        parts += [f"## {question}", contents(pages, said, f":caption: {question.split(':')[0]}")]
     return "\n\n".join(parts) + "\n"
 
 # %% ../../nbs/publish/02_site.ipynb #c024
@@ -242,14 +247,16 @@ def library_files(
     document_all(nbs, done, notebooks)
     host, known = documentation_host(project), {page_of(n) for n in notebooks}
     library = [n for n in notebooks if n.parent.name in ROOMS and n.name != "index.ipynb"]
-    files = {"library.md": library_index(library).encode()}
+    files, said = {}, {}
     for n in notebooks:
         page = library_page(read_template(done/n), sources_of(read_template(nbs/n)), host, known)
+        quoted = page.cells and re.search(r"^> (.+)", page.cells[0].source, re.MULTILINE)
+        if quoted: said[page_of(n)] = quoted[1]
         files["start.ipynb" if n.as_posix() == "index.ipynb" else f"{page_of(n)}.ipynb"] = page_bytes(page)
     for folder in {n.parts[0] for n in notebooks if len(n.parts) > 1 and n.parts[0] not in ROOMS}:
         inside = [page_of(n) for n in notebooks if n.parts[0] == folder]
-        files[f"{folder}.md"] = f"# {folder.capitalize()}\n\n{toctree(inside)}\n".encode()
-    return files
+        files[f"{folder}.md"] = f"# {folder.capitalize()}\n\n{contents(inside, said)}\n".encode()
+    return files | {"library.md": library_index(library, said).encode()}
 
 # %% ../../nbs/publish/02_site.ipynb #c5148ace
 def tasks_of(

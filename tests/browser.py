@@ -1,7 +1,13 @@
 """A real browser that is offline: every request to elsewhere is blocked and listed."""
 
+import socket
+import subprocess
+import sys
+import time
 from contextlib import contextmanager
 from shutil import which
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
 
 import pytest
 
@@ -32,3 +38,31 @@ def open_page(width=1280, scheme="light", host="file:"):
         page.on("pageerror", lambda e: page.errors.append(str(e)))
         yield page
         chromium.close()
+
+
+@contextmanager
+def serving(words, folder, address):
+    """A server, as long as it is needed."""
+    with open(folder / "server.log", "w") as log:
+        server = subprocess.Popen([sys.executable, "-m", *words], cwd=folder, stdout=log, stderr=log)
+        try:
+            end = time.monotonic() + 60
+            while time.monotonic() < end:
+                assert server.poll() is None, (folder / "server.log").read_text()
+                try:
+                    urlopen(address, timeout=1).close()
+                    break
+                except HTTPError:
+                    break
+                except (URLError, OSError):
+                    time.sleep(0.1)
+            yield
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]

@@ -1,16 +1,20 @@
 """The site as readers get it: built from all notebooks and one post, opened from its files."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from contextlib import nullcontext
+from datetime import date
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser import needs_browser, open_page
+import yaml
+from browser import free_port, needs_browser, open_page, serving
 from toy import make_project
 
 from nas_nb.core import InputError
@@ -30,11 +34,16 @@ def built(tmp_path_factory):
     shutil.copytree(ROOT / "nbs", root / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     shutil.copytree(ROOT / "blog", root / "blog", dirs_exist_ok=True, ignore=shutil.ignore_patterns("posts", "drafts", "templates"))
     publish_post("means", {}, project=root)
+    return root / "_site", build(root)
+
+
+def build(root):
+    """`nas-nb site`: what it said besides the first page."""
     code = "import sys; from nas_nb.publish.cli import main; sys.exit(main(['site']))"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "_site/index.html"
-    return root / "_site", done.stderr
+    return done.stderr
 
 
 def test_the_build_has_nothing_to_say(built):
@@ -98,6 +107,43 @@ def test_posts_have_a_date_tags_and_a_feed(built):
     assert any(built[0].glob("_downloads/*/results.json"))
 
 
+def test_badges_and_archive_come_from_the_records(built):
+    (post,) = (built[0] / "posts").glob("*/index.html")
+    (record,) = (built[0].parent / "blog" / "posts").glob("*/results.json")
+    machine = json.loads(record.read_text())["post"]["environment"]
+    for path in (post, built[0] / "posts.html", built[0] / "blog" / "tag" / "digits.html"):
+        facts = re.findall(r'<span class="fact">([^<]*)</span>', path.read_text())
+        assert facts[0].startswith("cost: ") and facts[0].endswith(" in all")
+        assert facts[1].startswith(f"hardware: {machine['gpu'] or machine['cpu']}")
+    day = date.fromisoformat(post.parent.name[:10])
+    archive = (built[0] / "blog" / "archive.html").read_text()
+    assert re.search(rf"<h2>{day.year}<.*<h3>{day:%B}<.*{day:%d}: <a[^>]*><span[^>]*>Means on digits", archive, re.DOTALL)
+
+
+def test_an_unchanged_site_is_not_read_again(built):
+    """By Sphinx's own count."""
+    log = built[0].parent / "_proc" / ".sphinx" / "log.txt"
+    counted = re.compile(r"updating environment: (?:\[.*\] )?(\d+) added, (\d+) changed, (\d+) removed")
+    assert int(counted.search(log.read_text())[1]) > 80
+    pages = lambda: {p: re.sub(r"\?v=\w+", "", p.read_text()) for p in built[0].rglob("*.html")}
+    before = pages()
+    assert build(built[0].parent).strip() == ""
+    assert counted.search(log.read_text()).groups() == ("0", "0", "0")
+    assert pages() == before
+
+
+def test_the_workflows_are_complete():
+    makefile = (ROOT / "Makefile").read_text()
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        jobs = yaml.safe_load(path.read_text())["jobs"]
+        assert {"test", "site", "publish"} <= set(jobs) and set(jobs["publish"]["needs"]) == {"test", "site"}
+        steps = [step for job in jobs.values() for step in job["steps"]]
+        assert all(("run" in step) != ("uses" in step) for step in steps)
+        assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
+        targets = [target for step in steps for target in re.findall(r"^make (\w+)", step.get("run", ""))]
+        assert targets == ["test", "site"] and all(f"\n{target}:" in makefile for target in targets)
+
+
 def test_missing_programs_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr(site.util, "find_spec", lambda name: None if name == "ablog" else object())
     with pytest.raises(InputError, match=r"ablog: pip install 'nas_nb\[site\]'"):
@@ -130,3 +176,37 @@ def test_the_site_on_a_telephone(built):
             page.goto(path.as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") == 400, path
         assert page.outside == [] and page.errors == []
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "scheme", "served"), [(1280, "light", False), (390, "dark", True)])
+def test_drawings_move_on_library_pages(built, width, scheme, served):
+    """By keyboard, from a file and from a server of files."""
+    port = free_port()
+    host = f"http://127.0.0.1:{port}" if served else "file:"
+    base = host if served else built[0].as_uri()
+    server = serving(["http.server", str(port), "--bind", "127.0.0.1"], built[0], host) if served else nullcontext()
+    with server, open_page(width, scheme, host) as page:
+        for name, n in {"widgets": 3, "explorer": 19, "replay": 10}.items():
+            page.goto(f"{base}/publish/{name}.html")
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            controls = page.locator("input[data-control]:not([max='0']), select[data-control]:has(option + option)").all()
+            assert len(controls) >= n
+            for control in controls:
+                body = control.locator("xpath=ancestor::*[contains(@class, 'nas-fig')]//*[@class='nas-body']")
+                control.focus()
+                page.keyboard.press("Home")
+                before = body.inner_html()
+                page.keyboard.press("End")
+                assert body.inner_html() != before, (name, control.get_attribute("data-control"))
+        assert page.outside == [] and page.errors == []
+
+
+@needs_browser
+def test_a_dark_page_prints_on_white(built):
+    (post,) = (built[0] / "posts").glob("*/index.html")
+    with open_page(794, "dark") as page:
+        page.goto(post.as_uri())
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.locator("details.hide:visible").count() == 0

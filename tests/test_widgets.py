@@ -1,19 +1,12 @@
 """Drawings with controls in a real browser: in a page without a kernel, in JupyterLab and in Voila."""
 
-import socket
-import subprocess
-import sys
-import time
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
 
 import nbformat
 import numpy as np
 import pytest
-from browser import needs_browser, open_page
+from browser import free_port, needs_browser, open_page, serving
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from nas_nb.core import Budget
@@ -24,7 +17,7 @@ from nas_nb.estimate.trial import Trial
 from nas_nb.publish.explorer import edit_genotype, explore_cell
 from nas_nb.publish.page import external_requests, page_html
 from nas_nb.publish.replay import browse, replay
-from nas_nb.publish.widgets import softmax_toy
+from nas_nb.publish.widgets import CSS, SCRIPT, softmax_toy
 from nas_nb.search.loop import History, search
 from nas_nb.search.random_search import RandomSearch
 from nas_nb.space.genotype import PUBLISHED
@@ -119,44 +112,26 @@ def test_a_window_is_the_same_in_script_and_in_python(drawings, page_file):
         assert len(set(shown)) > 5 and shown == page.evaluate(pixels, python)
 
 
+def test_stored_drawings_are_those_of_this_version():
+    stored = {}
+    for path in (ROOT / "nbs").rglob("*.ipynb"):
+        outputs = [o for c in nbformat.read(path, 4).cells for o in c.get("outputs", [])]
+        stored[path.stem] = [html for o in outputs if "nas-fig" in (html := o.get("data", {}).get("text/html", ""))]
+    assert all(stored[name] for name in ("07_widgets", "08_explorer", "08_replay", "30_apps"))
+    old = [name for name, drawn in stored.items() if not all(CSS in html and SCRIPT in html for html in drawn)]
+    assert old == [], "run these notebooks again and save them: their drawings are of an earlier version"
+
+
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory):
     """The first drawing of the tutorial, and the explorer's click, as a notebook of their own."""
     source = nbformat.read(ROOT / "nbs" / "tutorials" / "30_apps.ipynb", 4)
     first = next(c for c in source.cells if c.cell_type == "code" and c.source.startswith("softmax_toy"))
-    imports = "from nas_nb.publish.widgets import softmax_toy"
+    imports = "from nas_nb.publish.widgets import CSS, SCRIPT, softmax_toy"
     nb = new_notebook(cells=[new_code_cell(imports), new_code_cell(first.source)], metadata={"kernelspec": {"name": "python3", "display_name": "python3"}})
     path = tmp_path_factory.mktemp("live") / "toy.ipynb"
     nbformat.write(nb, path)
     return path
-
-
-@contextmanager
-def serving(words, folder, address):
-    """A server, as long as it is needed."""
-    with open(folder / "server.log", "w") as log:
-        server = subprocess.Popen([sys.executable, "-m", *words], cwd=folder, stdout=log, stderr=log)
-        try:
-            end = time.monotonic() + 60
-            while time.monotonic() < end:
-                assert server.poll() is None, (folder / "server.log").read_text()
-                try:
-                    urlopen(address, timeout=1).close()
-                    break
-                except HTTPError:
-                    break
-                except (URLError, OSError):
-                    time.sleep(0.1)
-            yield
-        finally:
-            server.terminate()
-            server.wait(20)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def move_the_slider(page):

@@ -194,7 +194,7 @@ def run_init(
     "Lay out a blog, and make its first post: a report on the digits."
     from nas_nb.publish.start import start_blog
     blog = start_blog(args.folder, args.author)
-    say(f"{args.folder} is a blog: cd there; `nas-nb post search_report -p budget toy` makes a post, `nas-nb site` the pages")
+    say(f"{args.folder} is a blog: cd there; blog/welcome.ipynb is for the mouse, `nas-nb post search_report -p budget toy` makes a post, `nas-nb site` the pages")
     print(shown(blog if args.empty else publish_post("eda_report", {"dataset": "digits"}, project=blog), find_project()))
     return 0
 

@@ -35,7 +35,7 @@ myst_dmath_allow_digits = False
 # ABlog takes date, tags and author of a post from the notebook's metadata.
 blog_title = f"{project}: posts"
 blog_path = "blog"
-blog_baseurl = documentation_host(root).rstrip("/")
+blog_baseurl = (facts.get("url") or documentation_host(root)).rstrip("/")  # a feed states it; none without
 blog_authors = {"authors": (author, None)}
 blog_default_author = "authors"
 blog_feed_fulltext = False
@@ -55,7 +55,8 @@ html_show_sourcelink = False
 html_show_search_summary = False  # a summary would fetch pages, which a browser forbids for files
 html_copy_source = False
 html_theme_options = {
-    "navbar_end": ["theme-switcher"],
+    "navbar_end": ["theme-switcher", "navbar-icon-links"],
+    "icon_links": [{"name": "Feed", "url": f"{blog_baseurl}/blog/atom.xml", "icon": "fa-solid fa-rss"}] if blog_baseurl else [],
     "navbar_persistent": ["search-button"],
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],

@@ -17,7 +17,7 @@ from .template import shipped
 from ..run import write_atomic
 
 # %% ../../nbs/publish/02_start.ipynb #48e08aa3
-SETTINGS = "[DEFAULT]\nlib_name = {name}\nversion = 1\nauthor = {author}\n"
+SETTINGS = "[DEFAULT]\nlib_name = {name}\nversion = 1\nauthor = {author}\nurl =\n"
 IGNORED = "data/\nblog/drafts/\nblog/posts/*/page.html\n_proc/\n_site/\n.ipynb_checkpoints/\n*.tmp\n"
 INDEX = """# {name}
 

@@ -161,7 +161,7 @@ def contents(
     *options:str, # of the navigation, such as ":caption: Data"
 ) -> str: # MyST markdown
     "A list of pages, which also makes the site's navigation."
-    lines = [f"- [](/{page}.ipynb)" + f": {said[page]}"*(page in said) for page in pages]
+    lines = [f"- [](/{page}.ipynb)" + (f": {said[page]}" if page in said else "") for page in pages]
     return "\n".join([*lines, "", "```{toctree}", ":hidden:", *options, "", *pages, "```"])
 
 def library_index(

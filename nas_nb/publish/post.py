@@ -8,8 +8,8 @@ Docs: https://nas-nb.github.io/nas_nb/publish/post.html.md"""
 __all__ = ['UNNAMED', 'ENGINES', 'NOT_SHOWN', 'COMMON', 'slug_of', 'check_writable', 'named_function', 'Plan', 'resolved',
            'plan_post', 'CellLines', 'watched', 'time_allowed', 'why_it_stopped', 'RunFailed', 'failed_cell', 'failure',
            'take_records', 'private', 'author_of', 'tidy_cells', 'tidy', 'command_of', 'keep_draft', 'prepare',
-           'execute', 'shown', 'fingerprint', 'place', 'post_facts', 'publish', 'publish_post', 'find_post',
-           'differences', 'verify_post']
+           'execute', 'shown', 'fingerprint', 'place', 'post_facts', 'publish', 'publish_post', 'posts_of',
+           'records_of', 'seconds_of', 'post_line', 'find_post', 'differences', 'verify_post']
 
 # %% ../../nbs/publish/01_post.ipynb #c002
 import datetime
@@ -319,7 +319,8 @@ def tidy(
     tidy_cells(nb, failed)
     named = [str(plan.values[k]) for k in ("dataset", "budget") if plan.values.get(k)]
     named = [Path(n).stem if is_path(n) else n for n in named]
-    tags = dict.fromkeys([plan.template.stem.replace("_", " "), *named, *records.get("tags", [])])
+    kind = re.sub(r"-\d{4}-\d\d-\d\d$", "", plan.template.stem).replace("_", " ")
+    tags = dict.fromkeys([kind, *named, *records.get("tags", [])])
     front = {"blogpost": failed is None, "date": date, "tags": ", ".join(tags), "author": author_of(plan)}
     front["title"] = titled(nb, records.get("title"))
     front["summary"] = records.get("summary") or records.get("verdict") or first_paragraph(nb)
@@ -347,10 +348,12 @@ def keep_draft(
     failed:int, # number of the cell at which it stopped
     problem:str, # why
 ) -> Path: # the page of the draft
-    "Show a run that failed to its author."
-    nb = tidy(nb, plan, {}, datetime.date.today().isoformat(), failed)
-    said = escape(private(plan)(problem), quote=False)
-    nb.cells.insert(1, new_markdown_cell(f"> **Draft, not published.** {said}"))
+    "Show a run that failed to its author, and note it for programs in `failed.json`."
+    seconds, today = nb.metadata.get("papermill", {}).get("duration"), datetime.date.today().isoformat()
+    nb, said = tidy(nb, plan, {}, today, failed), private(plan)(problem)
+    note = {"date": today, "post": plan.slug, "command": command_of(plan), "said": said, "seconds": seconds}
+    write_atomic(plan.drafts/plan.slug/"failed.json", json.dumps(note, indent=1).encode())
+    nb.cells.insert(1, new_markdown_cell(f"> **Draft, not published.** {escape(said, quote=False)}"))
     page = page_html(nb, f"A failed run of `{command_of(plan)}`; its log is log.txt, as far as it came is index.ipynb.")
     return write_atomic(plan.drafts/plan.slug/"page.html", page.encode())
 
@@ -479,6 +482,40 @@ def publish_post(
     plan = plan_post(template, given, out, on, project, **how)
     return publish(plan, execute(plan))
 
+# %% ../../nbs/publish/01_post.ipynb #fcf9428f
+def posts_of(
+    project:Path, # the project
+) -> dict[str, Path]: # name with its date: folder, the oldest first
+    "Every published post that has records."
+    return {p.parent.name: p.parent for p in sorted((project/"blog"/"posts").glob("[!.]*/results.json"))}
+
+def records_of(
+    folder:Path, # of a post
+) -> dict: # as its cells recorded it, and how it was made under `post`
+    "What a post recorded. Raises: `InputError` if its file is damaged."
+    try: return json.loads((folder/"results.json").read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise InputError(f"{folder/'results.json'} is damaged ({e}): publish the post again") from None
+
+def seconds_of(
+    told:Mapping, # what a post recorded
+) -> float|None: # None if it is not recorded
+    "What a post cost: its searches and trainings, or its whole run where it has none."
+    cost = told["post"].get("cost", {})
+    return cost.get("work", cost.get("run"))
+
+# %% ../../nbs/publish/01_post.ipynb #13d6aa41
+def post_line(
+    name:str, # of a post, with its date
+    told:Mapping, # what it recorded
+) -> str: # markdown
+    "A post in one line, linked from beside it."
+    said = told.get("verdict") or told.get("summary") or "it states no verdict."
+    if isinstance(said, Mapping): said = "; ".join(f"{k}: {v}" for k, v in said.items())
+    seconds = seconds_of(told)
+    spent = "" if seconds is None else f" ({duration_text(seconds)})"
+    return f"- [{told.get('title', name[11:])}](../{name}/index.ipynb){spent}: {str(said)[:1].upper()}{str(said)[1:]}"
+
 # %% ../../nbs/publish/01_post.ipynb #c062
 def find_post(
     post:str|Path, # its folder, a file in it, or its name with or without the date
@@ -489,8 +526,7 @@ def find_post(
     Raises: `InputError` if there is none with records."""
     path = Path(post)
     if path.is_file(): path = path.parent
-    posts = find_project(project)/"blog"/"posts"
-    known = {p.parent.name: p.parent for p in sorted(posts.glob("*/results.json"))}
+    known = posts_of(find_project(project))
     named = {name[11:]: p for name, p in known.items()} | known
     if (path/"results.json").is_file(): return path
     if str(post) in named: return named[str(post)]
@@ -522,9 +558,7 @@ def verify_post(
 
     Raises: `InputError` if the post has nothing to derive it from."""
     folder = find_post(post, project)
-    try: records = json.loads((folder/"results.json").read_text())
-    except ValueError as e:
-        raise InputError(f"{folder/'results.json'} is damaged ({e}): publish the post again") from None
+    records = records_of(folder)
     if "verify" not in records or "table" not in records:
         raise InputError(f"post {folder.name} records no table and no function to derive it: "
                          "its template does not support verify")

@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -201,17 +201,21 @@ def run_job(
             "page": last(done.stdout) if good else "", "said": "" if good else killed + last(done.stderr)}
 
 # %% ../../nbs/publish/02_batch.ipynb #7885fd5a
+@contextmanager
 def make_executor(
     batch:Batch, # says where
     n:int, # posts at a time
-) -> Executor:
+) -> Iterator[Executor]:
     "Threads that wait for processes here, or the workers of a Dask cluster. Raises: `InputError`."
-    if not batch.cluster: return ThreadPoolExecutor(n)
+    if not batch.cluster:
+        with ThreadPoolExecutor(n) as pool: yield pool
+        return
     try: from distributed import Client
     except ImportError: raise InputError("a Dask cluster needs distributed: pip install 'nas_nb[dask]'") from None
-    try: return Client(batch.cluster, timeout=10).get_executor(pure=False)
+    try: client = Client(batch.cluster, timeout=10)
     except (OSError, ValueError) as e:
         raise InputError(f"no Dask scheduler answers at {batch.cluster}: {type(e).__name__}; give dask:tcp://HOST:8786") from None
+    with client: yield client.get_executor(pure=False)
 
 # %% ../../nbs/publish/02_batch.ipynb #697fa331
 @patch(as_prop=True)

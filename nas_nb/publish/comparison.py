@@ -46,7 +46,7 @@ def gather(
     if batch and not (project/batch/"states.json").is_file():
         raise InputError(f"{batch} holds no states.json: give the folder of a batch, such as data/runs/batches/night")
     rows = RunFolder(project/batch).read_json("states.json") if batch else []
-    found.failed = {r["post"]: r["said"] or r["state"] for r in rows if r["state"] != "done"}
+    found.failed = {r["post"]: r["said"].removeprefix("nas-nb: ") or r["state"] for r in rows if r["state"] != "done"}
     named = [name.strip() for name in posts.split(",") if name.strip()]
     done = [Path(r["page"]).parent.name for r in rows if r["state"] == "done"]
     for post in done + named if batch or named else posts_of(project).values(): found.add(find_post(post, project))
@@ -112,7 +112,7 @@ def cell(
     if entry["score"] is None: return "failed"
     ends = "too few seeds" if entry["low"] is None else f"{entry['low']:.3f} to {entry['high']:.3f}"
     lost = f", {entry['failed']} failed" * bool(entry["failed"])
-    return f"<b>{entry['score']:.4f}</b><br><span style='white-space: nowrap'>{ends}</span>{lost}<br>{entry['seconds']:,.0f} s"
+    return f"<b>{entry['score']:.4f}</b><br><span style='white-space: nowrap'>{ends}</span>{lost}<br>{entry['seconds']:,.{int(entry['seconds'] < 10)}f} s"
 
 def wide_table(
     made:list[Entry], # studies of one budget

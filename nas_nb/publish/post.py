@@ -510,11 +510,11 @@ def post_line(
     told:Mapping, # what it recorded
 ) -> str: # markdown
     "A post in one line, linked from beside it."
-    said = told.get("verdict") or told.get("summary") or "it states no verdict."
-    if isinstance(said, Mapping): said = "; ".join(f"{k}: {v}" for k, v in said.items())
+    one = told.get("verdict") if isinstance(told.get("verdict"), str) else ""
+    said = one or told.get("summary") or "it states no verdict."
     seconds = seconds_of(told)
     spent = "" if seconds is None else f" ({duration_text(seconds)})"
-    return f"- [{told.get('title', name[11:])}](../{name}/index.ipynb){spent}: {str(said)[:1].upper()}{str(said)[1:]}"
+    return f"- [{told.get('title', name[11:])}](../{name}/index.ipynb){spent}: {said[:1].upper()}{said[1:]}"
 
 # %% ../../nbs/publish/01_post.ipynb #c062
 def find_post(

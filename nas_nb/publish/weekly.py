@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
-from nbformat.v4 import new_code_cell
+from nbformat.v4 import new_markdown_cell
 
 from ..core import InputError
 from .page import page_html
@@ -167,7 +167,9 @@ def draft_week(
     write_atomic(draft, nbformat.writes(start).encode())
     plan = plan_post(draft, project=project)
     done = execute(plan)
-    page = page_html(tidy(done, plan, take_records(done), until), f"A draft: write in {draft.name}, then publish it with `nas-nb post blog/drafts/{draft.name}`.")
+    shown, command = tidy(done, plan, take_records(done), until), f"nas-nb post blog/drafts/{draft.name}"
+    shown.cells.insert(1, new_markdown_cell(f"> **Draft, not published.** Write in `blog/drafts/{draft.name}` where it says *your words*; then `{command}` publishes it."))
+    page = page_html(shown, f"A draft; `{command}` publishes it.")
     write_atomic(plan.drafts/plan.slug/"page.html", page.replace('href="../', 'href="../../posts/').encode())
     done.cells = [c for c in done.cells if not {PROBE, "injected-parameters"} & set(c.metadata.get("tags", []))]
     for cell in done.cells: cell.metadata = nbformat.from_dict({"tags": cell.metadata.get("tags", [])})

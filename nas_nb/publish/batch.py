@@ -272,7 +272,9 @@ def work(self:Batch,
     with only_one(self.run.path/"lock", refused):
         before = [(job, self.row(job.key, "")["state"]) for job in self.jobs]
         left = {job.key: retry + (state != "failed") for job, state in before if state != "done"}
-        with make_executor(self, n) as pool: self.run_queue([job for job in self.jobs if left.get(job.key)], left, n, pool, tell)
+        queue = [job for job in self.jobs if left.get(job.key)]
+        if queue:
+            with make_executor(self, n) as pool: self.run_queue(queue, left, n, pool, tell)
         if self.compared: self.compare(retry > 0, tell)
     return self.states()
 

@@ -9,7 +9,7 @@ import pytest
 
 from nas_nb.publish.cli import main
 from nas_nb.publish.page import external_requests
-from nas_nb.publish.post import records_of, verify_post
+from nas_nb.publish.post import read_results, verify_post
 from nas_nb.publish.provenance import git
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +25,7 @@ def team(tmp_path_factory):
     for folder in real:
         shutil.copytree(folder, posts / folder.name, ignore=shutil.ignore_patterns("page.html"))
     names = [folder.name for folder in real]
-    told = records_of(posts / names[0])
+    told = read_results(posts / names[0])
     told["post"]["parameters"]["budget"] = told["records"]["budget"] = "toy"
     for name, text in (("2026-01-02-search-report-digits-toy", json.dumps(told)), ("2026-01-03-cut", '{"title"'), (".half.tmp", '{"title"')):
         (posts / name).mkdir()
@@ -43,7 +43,7 @@ def test_a_comparison_of_real_posts(team, monkeypatch, capsys):
     assert main(["post", "comparison", "-p", "batch", "data/runs/batches/night"]) == 0
     page = Path(capsys.readouterr().out.strip().splitlines()[-1])
     assert page.parent.name == f"{date.today()}-comparison-batch-night" and verify_post(page) == []
-    told, text = records_of(page.parent), page.read_text()
+    told, text = read_results(page.parent), page.read_text()
     assert len(told["compared"]) == 3 and set(told["failed"]) == {"search-report-lost", "2026-01-03-cut"}
     assert "killed by signal 9" in text and "is damaged" in text and "different budgets" in text
     assert "accuracy" in text and "R2" in text and "only from 3 data sets on" in text

@@ -25,6 +25,7 @@ from ..data.task import Task
 from ..estimate.fidelity import TrainedScore, cell_spec
 from .compare import Comparison, compare_all, interval
 from .cost import over_budget
+from .export import FORMATS, check_formats
 from .trees import TREES, Trees, fit_trees
 from ..nets.measure import n_macs
 from ..nets.supernet import Supernet
@@ -87,7 +88,8 @@ SCALES = {
         lrs=(0.03, 0.1, 0.3), tuning_steps=200),
     "full": Scale(
         search=DartsRecipe(), search_steps=20_000, candidate_steps=4_000, final_steps=300_000, C=36, n_cells=20,
-        human={"resnet": {"width": 64, "depth": 20}, "highway": {"width": 64, "depth": 19}, "densenet": {"width": 24, "depth": 100}},
+        human={"resnet": {"width": 64, "depth": 20}, "highway": {"width": 64, "depth": 19}, "densenet": {"width": 24, "depth": 100},
+               "vgg": {"width": 64, "depth": 16}, "googlenet": {"width": 64}, "wide_resnet": {"width": 4, "depth": 16}},
         training={"cutout": True, "drop_path": 0.2, "auxiliary": 0.4}, laptop=False),
 }
 
@@ -137,10 +139,11 @@ class Study:
 
 # %% ../../nbs/judge/01_study.ipynb #c017
 def check_parameters(
-    parameters:Mapping[str, object], # of a template: dataset, budget, seed, device and options of the data set
+    parameters:Mapping[str, object], # of a template: dataset, budget, seed, device, export and options of the data set
 ) -> None:
     "Refuse parameters with which no study can be made; nothing is written. Raises: `InputError`."
-    Study(**parameters)
+    if parameters.get("export"): check_formats(FORMATS)
+    Study(**{k: v for k, v in parameters.items() if k != "export"})
 
 # %% ../../nbs/judge/01_study.ipynb #c025
 @patch

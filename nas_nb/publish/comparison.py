@@ -18,7 +18,7 @@ from ..judge.capstone import grand_table, rederive
 from ..judge.ranks import datasets_needed
 from ..judge.study import answers, scores_of, table
 from ..plot import METHOD_LABELS
-from .post import find_post, posts_of, records_of
+from .post import find_post, posts_of, read_results
 from .template import find_project
 from ..run import RunFolder
 
@@ -30,7 +30,7 @@ class Gathered:
     failed:dict[str, str] = field(default_factory=dict) # name: what happened
 
     def add(self, folder:Path) -> None:
-        try: told = records_of(folder)
+        try: told = read_results(folder)
         except InputError as e: self.failed[folder.name] = str(e)
         else:
             if "compared" not in told: self.posts[folder.name] = told

@@ -19,7 +19,7 @@ from nbformat.v4 import new_markdown_cell
 
 from ..core import InputError
 from .page import page_html
-from .post import execute, plan_post, post_line, posts_of, records_of, seconds_of, take_records, tidy
+from .post import execute, plan_post, post_line, posts_of, read_results, seconds_of, take_records, tidy
 from .provenance import PROBE, duration_text, git
 from .template import find_project, read_template, shipped, templates
 from ..run import write_atomic
@@ -77,7 +77,7 @@ def week(
     project, posts = find_project(project), {}
     for name, folder in posts_of(project).items():
         if since <= name[:10] <= until:
-            told = records_of(folder)
+            told = read_results(folder)
             kept = {k: told[k] for k in ("title", "verdict", "summary") if k in told}
             made = {k: told["post"].get(k) for k in ("template", "parameters", "cost")}
             if "week" not in told: posts[name] = {**kept, "post": made}

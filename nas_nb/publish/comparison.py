@@ -11,6 +11,7 @@ __all__ = ['APART', 'Gathered', 'gather', 'check_parameters', 'Entry', 'named', 
 # %% ../../nbs/publish/02_comparison.ipynb #6559ef21
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 
 from ..core import InputError
@@ -119,7 +120,7 @@ def wide_table(
 ) -> list[dict[str, str]]: # one row per entry: "data set", and a cell for each method
     "The table of a comparison."
     rows = [r for r in grand_table({e.label: e.records for e in made}) if r["method"] in METHOD_LABELS.values()]
-    return [{"data set": f"{e.label}<br>{e.records['metric']}", **{r["method"]: cell(r.get(e.label)) for r in rows}} for e in made]
+    return [{"data set": f"{escape(e.label)}<br>{escape(e.records['metric'])}", **{r["method"]: cell(r.get(e.label)) for r in rows}} for e in made]
 
 def measured(
     records:Mapping, # of one study

@@ -6,9 +6,10 @@ Docs: https://nas-nb.github.io/nas_nb/publish/hub_server.html.md"""
 
 # %% auto #0
 __all__ = ['Hub', 'hub_address', 'token_file', 'read_token', 'Unreachable', 'NotRunning', 'message_of', 'refusal', 'inside_hub',
-           'find_hub', 'opened']
+           'find_hub', 'opened', 'HubEntry']
 
 # %% ../../nbs/publish/00_hub_server.ipynb #c002
+import importlib
 import json
 import os
 import re
@@ -167,6 +168,17 @@ def find_hub(
 
 # %% ../../nbs/publish/00_hub_server.ipynb #c028
 @patch
+def events(self:Hub,
+    url:str, # below the hub's api
+) -> Iterator[dict]: # what each line of data says
+    "What the hub tells while something goes on. Raises: `Unreachable` if the network is lost meanwhile."
+    with self.ask("GET", url, stream=True) as reply:
+        try: yield from (json.loads(line[5:]) for line in reply.iter_lines() if line.startswith(b"data:"))
+        except requests.RequestException as e:
+            raise Unreachable(f"network lost while the server of {self.user} starts ({type(e).__name__}): it may start "
+                              "all the same; give the command again when the hub answers") from None
+
+@patch
 def state(self:Hub) -> dict: # of the server: ready, pending, started; empty if it does not run
     """What the hub knows of the server.
 
@@ -177,6 +189,7 @@ def state(self:Hub) -> dict: # of the server: ready, pending, started; empty if 
     server = (reply.json().get("servers") or {}).get("") or {}
     return server if server.get("ready") or server.get("pending") else {}
 
+# %% ../../nbs/publish/00_hub_server.ipynb #1e3b8517
 @patch
 def start(self:Hub,
     timeout_s:float=600.0, # seconds
@@ -191,8 +204,7 @@ def start(self:Hub,
     while not (state := self.state()).get("ready"):
         if time.monotonic() > end: raise no(f"not ready after {timeout_s:.0f} s")
         if not state: raise no(message_of(reply))
-        for line in self.ask("GET", f"{path}/progress", stream=True).iter_lines():
-            event = json.loads(line[5:]) if line.startswith(b"data:") else {}
+        for event in self.events(f"{path}/progress"):
             if event.get("failed"): raise no(event.get("message"))
             if event.get("ready"): break
 
@@ -202,6 +214,14 @@ def kernels(self:Hub) -> list[dict]: # id, name, execution_state, last_activity
     return self.ask("GET", "/kernels").json()
 
 # %% ../../nbs/publish/00_hub_server.ipynb #c030
+@patch
+def close(self:Hub) -> None:
+    "Stop the server, unless kernels run on it."
+    try:
+        if not self.state() or not self.kernels(): self.ask("DELETE", f"users/{quote(self.user, safe='')}/server", okay=(404,))
+        else: say(f"the server of {self.user} stays: kernels run on it")
+    except InputError as e: say(f"the server of {self.user} may still run: {e}")
+
 @contextmanager
 def opened(
     hub:Hub, # whose server is needed
@@ -218,8 +238,11 @@ def opened(
         hub.kernels()
         yield hub
     finally:
-        if not running and not keep:
-            try:
-                if not hub.state() or not hub.kernels(): hub.ask("DELETE", f"users/{quote(hub.user, safe='')}/server", okay=(404,))
-                else: say(f"the server of {hub.user} stays: other kernels run on it")
-            except InputError as e: say(f"the server of {hub.user} may still run: {e}")
+        if not running and not keep: hub.close()
+
+# %% ../../nbs/publish/00_hub_server.ipynb #f551bd5c
+class HubEntry:
+    "What papermill finds under the name `hub`."
+    @staticmethod
+    def execute_notebook(*args, **kwargs):
+        return importlib.import_module("nas_nb.publish.hub_kernel").HubEngine.execute_notebook(*args, **kwargs)

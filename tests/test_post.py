@@ -181,3 +181,23 @@ def test_the_content_policy_blocks_what_a_template_displayed(tmp_path):
         page.wait_for_timeout(300)
         assert page.outside == []
         assert any("Content Security Policy" in e for e in page.errors)
+
+
+def test_settings_decide_who_signs_or_say_what_is_wrong_with_them(tmp_path):
+    root = make_project(tmp_path.resolve())
+    plan = plan_post("means", project=root)
+    (root / "settings.ini").write_text("[DEFAULT]\nauthor = 100 % Ada\n")
+    assert post.author_of(plan) == "100 % Ada"
+    for damage in (b"author = nobody\n", "[DEFAULT]\nauthor = J\u00fcrgen\n".encode("latin-1")):
+        (root / "settings.ini").write_bytes(damage)
+        with pytest.raises(InputError, match=r"settings.ini cannot be read .*--author"):
+            execute(plan)
+        assert not plan.drafts.exists()
+    assert post.author_of(plan_post("means", project=root, author="Ada")) == "Ada"
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_damaged_records_are_named(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(InputError, match=r"results.json is damaged .*publish the post again"):
+        verify_post(tmp_path)

@@ -6,11 +6,11 @@ Docs: https://nas-nb.github.io/nas_nb/estimate/curves.html.md"""
 
 # %% auto #0
 __all__ = ['FORMS', 'CurveModel', 'LastValue', 'fit_form', 'ParametricEnsemble', 'curve_features', 'CurveRegression',
-           'Calibrated', 'reliability', 'calibration_error', 'plot_reliability', 'EarlyStop', 'replay']
+           'Calibrated', 'reliability', 'calibration_error', 'plot_reliability', 'EarlyStop', 'replay', 'EarlyStopped']
 
 # %% ../../nbs/estimate/04_curves.ipynb #c002
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +24,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ..core import InputError, derive_seed
+from .fidelity import TrainedScore
+from .trial import Trial
 from ..plot import SERIES_COLORS, figure
+from ..space.genotype import Genotype
 
 # %% ../../nbs/estimate/04_curves.ipynb #c007
 class CurveModel(Protocol):
@@ -271,3 +274,25 @@ def replay(
         best, epochs, ended = _replay_one(curves[order], {t: e[order] for t, e in ends.items()}, p_min)
         rows.append((epochs/curves[order].size, ended/len(order), curves[order, -1].max() - best))
     return pd.DataFrame(rows, columns=["epochs", "ended", "lost"])
+
+# %% ../../nbs/estimate/04_curves.ipynb #stop02
+class EarlyStopped:
+    "Score candidates like `TrainedScore`, ending a training that will hardly beat the best so far."
+    def __init__(self,
+        score:TrainedScore, # trains as many epochs as the model's curves have
+        model:Calibrated, # knows curves of the same source
+        at:tuple[int, ...], # epochs after which it looks
+        p_min:float=0.05, # the least probability that is worth going on for
+    ):
+        if score.recipe.epochs != model.curves.shape[1]:
+            raise InputError(f"the training has {score.recipe.epochs} epochs, the known curves have {model.curves.shape[1]}: give both the same")
+        self.score,self.model,self.at,self.p_min,self.best = score,model,at,p_min,-np.inf
+
+    def __repr__(self) -> str: return f"EarlyStopped({self.score}, {self.model}, at={self.at}, p_min={self.p_min})"
+
+    def __call__(self,
+        genotype:Genotype, # the candidate
+    ) -> Trial: # ended early, or whole
+        trial = replace(self.score, stop=EarlyStop(self.model, self.best, self.at, self.p_min))(genotype)
+        if trial.cost.epochs == self.score.recipe.epochs: self.best = max(self.best, trial.value)
+        return trial

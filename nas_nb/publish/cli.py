@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..core import InputError, say, unknown
 from nas_nb.publish.post import (
-    RunFailed, check_writable, find_post, find_project, find_template, publish_post, shown, template_parameters, verify_post,
+    RunFailed, check_writable, find_post, find_project, find_template, publish_post, read_results, shown, template_parameters, verify_post,
 )
 from .template import duration
 
@@ -71,7 +71,7 @@ def add_data(
     "The words of `nas-nb data`."
     data.add_argument("action", metavar="list|get|verify")
     data.add_argument("name", nargs="?", metavar="NAME", help="a data set")
-    data.add_argument("--json", action="store_true", help="for programs")
+    data.add_argument("--json", action="store_true", help="with list: for programs")
 
 def add_site(
     site:argparse.ArgumentParser, # of `nas-nb site`; changed in place
@@ -95,7 +95,7 @@ def run_post(
     given = dict(args.parameter)
     if len(given) < len(args.parameter):
         raise InputError("a parameter is given twice: give each -p NAME once")
-    limits = {k: duration(v) if (v := getattr(args, k)) else None for k in ("cell_timeout", "timeout")}
+    limits = {k: duration(v) if (v := getattr(args, k)) is not None else None for k in ("cell_timeout", "timeout")}
     page = publish_post(args.template, given, args.out, args.on, project, author=args.author, **limits)
     print(shown(page, project))
     return 0
@@ -150,6 +150,7 @@ def run_data(
     "List, fetch or check data sets."
     actions = ["list", "get", "verify"]
     if args.action not in actions: raise unknown("action", args.action, actions)
+    if args.json and args.action != "list": raise InputError(f"--json goes with list, not with {args.action}: leave it out")
     if args.action == "list":
         list_sources(args.json)
         return 0
@@ -202,7 +203,7 @@ def run_of_post(
     folder:Path, # of a post
 ) -> tuple[Path, dict]: # run folder of its best model, and how its data were loaded
     "Where the best model of a post lies. Raises: `InputError` if it is not on this machine."
-    told = json.loads((folder/"results.json").read_text())
+    told = read_results(folder)
     if not {"records", "best", "post"} <= set(told) or "methods" not in told["records"]:
         raise InputError(f"post {folder.name} trained no networks to choose from: name the run folder of a training")
     values, records = told["post"]["parameters"], told["records"]
@@ -302,6 +303,7 @@ def run_tensorboard(
     "Translate the records of a run for TensorBoard."
     from nas_nb.publish.tensorboard import to_tensorboard
     out = Path(args.out) if args.out else Path(args.run)/"tensorboard"
+    check_writable(out.resolve())
     for name, n in to_tensorboard(args.run, out).items(): print(f"{name}: {n} curves")
     print(shown(out.resolve(), find_project()))
     return 0

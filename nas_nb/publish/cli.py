@@ -7,8 +7,9 @@ Docs: https://nas-nb.github.io/nas_nb/publish/cli.html.md"""
 # %% auto #0
 __all__ = ['FIRST', 'COMMANDS', 'Parser', 'add_post', 'add_batch', 'add_verify', 'add_data', 'add_site', 'run_post', 'run_verify',
            'source_facts', 'list_sources', 'run_data', 'run_site', 'add_init', 'run_init', 'run_of_post', 'add_export',
-           'run_export', 'run_batch', 'add_advise', 'run_advise', 'add_tensorboard', 'run_tensorboard', 'Command',
-           'make_parser', 'guide', 'add_help', 'run_help', 'add_completion', 'run_completion', 'main']
+           'run_export', 'run_batch', 'run_detached', 'add_status', 'run_status', 'add_fetch', 'run_fetch',
+           'add_advise', 'run_advise', 'add_tensorboard', 'run_tensorboard', 'Command', 'make_parser', 'guide',
+           'add_help', 'run_help', 'add_completion', 'run_completion', 'main']
 
 # %% ../../nbs/publish/03_cli.ipynb #c002
 import argparse
@@ -20,7 +21,8 @@ from pathlib import Path
 
 from ..core import InputError, say, unknown
 from nas_nb.publish.post import (
-    RunFailed, check_writable, find_post, find_project, find_template, publish_post, read_results, shown, template_parameters, verify_post,
+    RunFailed, check_writable, find_post, find_project, find_template, plan_post, publish_post, read_results, shown,
+    template_parameters, verify_post,
 )
 from .template import duration
 
@@ -39,6 +41,7 @@ def add_post(
                       metavar=("NAME", "VALUE"), help="a parameter of the template")
     post.add_argument("--out", metavar="FOLDER", help="the folder for posts (default: blog/posts)")
     post.add_argument("--on", default="local", metavar="PLACE", help="where it runs (default: local)")
+    post.add_argument("--detach", action="store_true", help="with --on hub: leave the run to the server; see status and fetch")
     post.add_argument("--cell-timeout", metavar="TIME", help="the longest a cell may take, such as 30m")
     post.add_argument("--timeout", metavar="TIME", help="the longest the whole run may take, such as 2h")
     post.add_argument("--author", default="", help="who signs (default: the author in settings.ini)")
@@ -96,6 +99,7 @@ def run_post(
     if len(given) < len(args.parameter):
         raise InputError("a parameter is given twice: give each -p NAME once")
     limits = {k: duration(v) if (v := getattr(args, k)) is not None else None for k in ("cell_timeout", "timeout")}
+    if args.detach: return run_detached(args, given, limits)
     page = publish_post(args.template, given, args.out, args.on, project, author=args.author, **limits)
     print(shown(page, project))
     return 0
@@ -265,6 +269,66 @@ def run_batch(
             print(f"{r['state']:8} {seconds:>8} {r['attempts']:>2}  {r['post']}  {r['page'] or r['said']}".rstrip())
     return int(not args.status and any(r["state"] == "failed" for r in rows))
 
+# %% ../../nbs/publish/03_cli.ipynb #ca3c5b04
+def run_detached(
+    args:argparse.Namespace, # words of `nas-nb post`
+    given:dict, # parameters
+    limits:dict, # of time
+) -> int: # exit code
+    "Leave a run to the server of a hub."
+    if args.on != "hub": raise InputError("--detach leaves a run to a hub: write --on hub --detach")
+    from nas_nb.publish.hub_runs import leave_run
+    run = leave_run(plan_post(args.template, given, args.out, args.on, author=args.author, **limits))
+    say(f"the server of {run.user} runs it, this machine is not needed: `nas-nb status` shows how far it is, "
+        f"`nas-nb fetch {run.name}` brings the post")
+    print(run.name)
+    return 0
+
+def add_status(
+    status:argparse.ArgumentParser, # of `nas-nb status`; changed in place
+) -> None:
+    "The words of `nas-nb status`."
+    status.add_argument("--json", action="store_true", help="for programs")
+
+def run_status(
+    args:argparse.Namespace, # words of `nas-nb status`
+) -> int: # exit code
+    "List the runs that were left to a hub."
+    from nas_nb.publish.hub_runs import run_states
+    rows = run_states(find_project())
+    if args.json: print(json.dumps(rows, indent=1))
+    else:
+        for r in rows: print(f"{r['state']:8} since {r['since']}  {r['name']}  {r['said']}".rstrip())
+        if not rows: say("no run is out: leave one with nas-nb post TEMPLATE --on hub --detach")
+    return 0
+
+# %% ../../nbs/publish/03_cli.ipynb #f1f502fd
+def add_fetch(
+    fetch:argparse.ArgumentParser, # of `nas-nb fetch`; changed in place
+) -> None:
+    "The words of `nas-nb fetch`."
+    fetch.add_argument("name", nargs="?", metavar="NAME", help="a run that `nas-nb status` lists (default: all that are over)")
+    fetch.add_argument("--stop", action="store_true", help="with NAME: end it where it is, and keep that as a draft")
+
+def run_fetch(
+    args:argparse.Namespace, # words of `nas-nb fetch`
+) -> int: # exit code, 1 if a run did not reach its end
+    "Bring runs back from a hub, and publish their posts."
+    from nas_nb.publish.hub_runs import fetch_run, find_runs, run_states
+    project = find_project()
+    if args.stop and not args.name: raise InputError("--stop ends one run: give its name, as `nas-nb status` lists it")
+    runs, bad = find_runs(project, args.name), 0
+    if not args.name:
+        over = {r["name"] for r in run_states(project) if r["state"] in ("done", "failed", "lost")}
+        say(f"{len(over)} of {len(runs)} runs are over")
+        runs = [run for run in runs if run.name in over]
+    for run in runs:
+        try: print(shown(fetch_run(run, stop=args.stop), project))
+        except RunFailed as e:
+            say(f"nas-nb: {run.name}: {e}")
+            bad = 1
+    return bad
+
 # %% ../../nbs/publish/03_cli.ipynb #e16c5ce0
 def add_advise(
     advise:argparse.ArgumentParser, # of `nas-nb advise`; changed in place
@@ -376,11 +440,15 @@ def run_completion(
 # %% ../../nbs/publish/03_cli.ipynb #c017
 COMMANDS:dict[str, Command] = {
     "post": Command("Run and publish", "execute a template on a data set and publish it", add_post, run_post,
-                    ("nas-nb post search_report -p dataset graphene -p budget quick", "nas-nb post eda_report --parameters")),
+                    ("nas-nb post search_report -p dataset graphene -p budget quick", "nas-nb post search_report --on hub --detach",
+                     "nas-nb post eda_report --parameters")),
     "verify": Command("Run and publish", "derive a post's table again from its records", add_verify, run_verify,
                       ("nas-nb verify search-report-digits-quick",)),
     "batch": Command("Run and publish", "make the posts of a plan, a few at a time", add_batch, run_batch,
                      ("nas-nb batch night.yaml -n 2 --retry 1", "nas-nb batch night.yaml --status")),
+    "status": Command("Run and publish", "show the runs that were left to a hub", add_status, run_status, ("nas-nb status --json",)),
+    "fetch": Command("Run and publish", "bring a run back from a hub, and publish it", add_fetch, run_fetch,
+                     ("nas-nb fetch", "nas-nb fetch search-report-digits-quick")),
     "export": Command("Run and publish", "write a trained network as ONNX and torch.export files", add_export, run_export,
                       ("nas-nb export search-report-digits-quick", "nas-nb export data/runs/STUDY/final/resnet-0 --format torch")),
     "tensorboard": Command("Run and publish", "show the records of a run as curves", add_tensorboard, run_tensorboard,

@@ -6,7 +6,7 @@ Docs: https://nas-nb.github.io/nas_nb/publish/hub_runs.html.md"""
 
 # %% auto #0
 __all__ = ['FOLDER', 'INSTALL', 'ASK', 'BEGUN', 'GONE', 'heartbeat', 'work', 'leave', 'HubRun', 'runs_folder', 'read_run',
-           'find_runs', 'check_alone', 'begin', 'leave_run', 'fetch_run']
+           'find_runs', 'check_alone', 'begin', 'leave_run', 'run_states', 'fetch_run']
 
 # %% ../../nbs/publish/02_hub_runs.ipynb #b6dfbdd2
 import json
@@ -259,6 +259,16 @@ def row(self:HubRun,
         except NotRunning as e: state, said = "unknown", f"{e}: `nas-nb fetch {self.name}` starts it and looks"
         except Unreachable as e: state, said = "unknown", str(e)
     return {"name": self.name, "since": self.since, "state": state, "said": said, "user": self.user, "hub": self.api.removesuffix("/hub/api")}
+
+# %% ../../nbs/publish/02_hub_runs.ipynb #7842fcf6
+def run_states(
+    project:Path, # the project
+    hub:Hub|None=None, # found from the environment if not given
+) -> list[dict]: # a row for each run, the oldest first
+    "What is known of all detached runs of a project."
+    runs = find_runs(project)
+    hub = hub or (find_hub() if runs else None)
+    return [run.row(hub) for run in runs]
 
 # %% ../../nbs/publish/02_hub_runs.ipynb #a6da785d
 @patch

@@ -9,7 +9,7 @@ __all__ = ['UNNAMED', 'ENGINES', 'NOT_SHOWN', 'COMMON', 'slug_of', 'check_writab
            'plan_post', 'CellLines', 'watched', 'time_allowed', 'why_it_stopped', 'RunFailed', 'failed_cell', 'failure',
            'take_records', 'private', 'author_of', 'tidy_cells', 'tidy', 'command_of', 'keep_draft', 'prepare',
            'run_notebook', 'shown', 'conclude', 'execute', 'fingerprint', 'place', 'post_facts', 'publish',
-           'publish_post', 'find_post', 'differences', 'verify_post']
+           'publish_post', 'find_post', 'read_results', 'differences', 'verify_post']
 
 # %% ../../nbs/publish/01_post.ipynb #c002
 import datetime
@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from configparser import ConfigParser
+from configparser import ConfigParser, Error as ConfigError
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -47,6 +47,7 @@ from nas_nb.publish.provenance import (
 )
 from nas_nb.publish.template import (
     PYTHON, Parameter, check_parameters, find_project, find_template, is_path, read_template, template_parameters,
+    templates,
 )
 from ..run import write_atomic
 
@@ -289,10 +290,13 @@ NOT_SHOWN = {PROBE, "papermill-error-cell-tag"}
 def author_of(
     plan:Plan, # what is published
 ) -> str: # empty if nobody is named
-    "Who signs a post: whom the command names, or `author` in the project's settings.ini."
-    settings = ConfigParser(delimiters=["="], interpolation=None)
-    settings.read(plan.project/"settings.ini", encoding="utf-8")
-    return plan.author or settings.defaults().get("author", "")
+    "Who signs a post: whom the command names, or `author` in the project's settings.ini. Raises: `InputError` if that cannot be read."
+    if plan.author: return plan.author
+    settings, file = ConfigParser(delimiters=["="], interpolation=None), plan.project/"settings.ini"
+    try: settings.read(file, encoding="utf-8")
+    except (ConfigError, UnicodeDecodeError) as e:
+        raise InputError(f"{shown(file, plan.project)} cannot be read ({str(e).splitlines()[0]}): mend it, or name who signs with --author") from None
+    return settings.defaults().get("author", "")
 
 def tidy_cells(
     nb:nbformat.NotebookNode, # executed; changed in place
@@ -336,7 +340,7 @@ def command_of(
     default = template_parameters(plan.template)
     chosen = {k: v for k, v in plan.values.items() if v != default[k].default and k != "runs"}
     chosen = private(plan)(chosen)
-    named = plan.template.parent == plan.project/"blog"/"templates"
+    named = templates(plan.project).get(plan.template.stem) == plan.template
     template = plan.template.stem if named else shlex.quote(private(plan)(str(plan.template)))
     words = ["nas-nb post", template, *(f"-p {k} {shlex.quote(str(v))}" for k, v in chosen.items())]
     return " ".join(words + [f"--on {plan.on}"] * (plan.on != "local"))
@@ -349,6 +353,8 @@ def keep_draft(
     problem:str, # why
 ) -> Path: # the page of the draft
     "Show a run that failed to its author."
+    nb = nbformat.from_dict(private(plan)(nb))
+    write_atomic(plan.drafts/plan.slug/"index.ipynb", nbformat.writes(nb).encode())
     nb = tidy(nb, plan, {}, datetime.date.today().isoformat(), failed)
     said = escape(private(plan)(problem), quote=False)
     nb.cells.insert(1, new_markdown_cell(f"> **Draft, not published.** {said}"))
@@ -359,6 +365,7 @@ def prepare(
     plan:Plan, # what to run
 ) -> Path: # the notebook in the folder for drafts
     "Write down what will run: the template with its parameters, and the question where it ran."
+    author_of(plan)
     draft = plan.drafts/plan.slug
     shutil.rmtree(draft, ignore_errors=True)
     write_atomic(draft/"log.txt", b"")
@@ -516,6 +523,16 @@ def find_post(
     if known: raise unknown("post", str(post), known)
     raise InputError(f"post {post} has no results.json: name the folder of a published post")
 
+def read_results(
+    folder:Path, # of a post
+) -> dict: # what its cells recorded, and under "post" how it was made
+    "The records of a post. Raises: `InputError` if they are damaged."
+    file = folder/"results.json"
+    try: found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as e: raise InputError(f"{file} is damaged ({e}): publish the post again") from None
+    if isinstance(found, dict): return found
+    raise InputError(f"{file} is damaged (it holds no records by name): publish the post again")
+
 def differences(
     shown:list[dict], # the table of a post
     derived:list[dict], # the same table, made again
@@ -541,9 +558,7 @@ def verify_post(
 
     Raises: `InputError` if the post has nothing to derive it from."""
     folder = find_post(post, project)
-    try: records = json.loads((folder/"results.json").read_text())
-    except ValueError as e:
-        raise InputError(f"{folder/'results.json'} is damaged ({e}): publish the post again") from None
+    records = read_results(folder)
     if "verify" not in records or "table" not in records:
         raise InputError(f"post {folder.name} records no table and no function to derive it: "
                          "its template does not support verify")

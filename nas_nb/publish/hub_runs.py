@@ -203,7 +203,8 @@ def leave_run(
     hub = hub or find_hub()
     out = runs_folder(plan.project)/f"{plan.slug}.json"
     if out.exists(): raise InputError(f"the run {plan.slug} is already out: see `nas-nb status`, then `nas-nb fetch {plan.slug}`")
-    started = not hub.inside and not hub.state().get("ready")
+    others = [run for run in find_runs(plan.project) if (run.api, run.user) == (hub.api, hub.user)]
+    started = not hub.inside and not hub.state().get("ready") or any(run.started for run in others)
     folder, kernel = f"{FOLDER}/{plan.slug}-{uuid.uuid4().hex[:6]}", None
     job = {"values": plan.values, "project": str(plan.project) if hub.inside else ".",
            "cell_timeout": plan.cell_timeout, "timeout": plan.timeout}
@@ -214,7 +215,7 @@ def leave_run(
             hub.write(f"{folder}/job.json", json.dumps(job))
             kernel = HubKernel(hub)
             check_alone(kernel, folder)
-            run = HubRun(plan, hub.api, hub.user, folder, kernel.id, time.strftime("%Y-%m-%d %H:%M"), started)
+            run = HubRun(plan, hub.api, hub.user, folder, kernel.id, time.strftime("%Y-%m-%d %H:%M:%S"), started)
             run.save()
             begin(kernel, folder)
         except BaseException:
@@ -301,7 +302,8 @@ def clear(self:HubRun,
     hub.ask("DELETE", f"/kernels/{self.kernel}", okay=(404, 500))
     hub.delete(self.folder)
     self.path.unlink(missing_ok=True)
-    if self.started: hub.close()
+    others = [run for run in find_runs(self.plan.project) if (run.api, run.user) == (hub.api, hub.user)]
+    if self.started and not others: hub.close()
 
 # %% ../../nbs/publish/02_hub_runs.ipynb #aa384d25
 def fetch_run(

@@ -100,7 +100,7 @@ def refusal(
 ) -> InputError: # ready to be raised
     "The sentence for an answer that is no success."
     said, base = message_of(reply), hub.api.removesuffix("/hub/api")
-    if reply.status_code in (424, 503): return NotRunning(f"the server of {hub.user} does not run")
+    if reply.status_code in (424, 503) or "/hub/user/" in reply.headers.get("Location", ""): return NotRunning(f"the server of {hub.user} does not run")
     if reply.status_code in (301, 302, 401) or reply.status_code == 403 and (not said or "credentials" in said):
         return InputError(f"the hub does not know the token: make a new one at {base}/hub/token")
     if reply.status_code == 403:

@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from toy import make_project, tree
 
 from nas_nb.core import InputError
-from nas_nb.publish import hub_kernel
+from nas_nb.publish import doctor, hub_kernel
 from nas_nb.publish.cli import main
 from nas_nb.publish.hub_server import Hub
 from nas_nb.publish.post import RunFailed, execute, plan_post, publish_post, verify_post
@@ -350,3 +351,14 @@ def test_a_run_whose_kernel_is_lost(weekly, running, capsys):
     assert (running / "blog" / "drafts" / name / "page.html").is_file()
     while kernel_processes(weekly) > before:
         time.sleep(0.2)
+
+
+def test_the_doctor_compares(weekly, running, capsys, monkeypatch):
+    assert main(["doctor", "--on", "hub", "--json"]) == 0
+    found = {row["what"]: row for row in json.loads(capsys.readouterr().out)}
+    assert found["torch"]["here"] == found["torch"]["there"] and "cores" in found["device"]["there"]
+    monkeypatch.setattr(doctor, "needs", lambda: [Requirement("nas_nb"), Requirement("torch<2")])
+    assert main(["doctor", "--on", "hub"]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert "in a terminal of the server: pip install 'torch<2'" in out[2]
+    assert out[-1] == "1 of these would make a run on the server fail"

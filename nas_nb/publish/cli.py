@@ -8,8 +8,8 @@ Docs: https://nas-nb.github.io/nas_nb/publish/cli.html.md"""
 __all__ = ['FIRST', 'COMMANDS', 'Parser', 'add_post', 'add_batch', 'add_verify', 'add_data', 'add_site', 'run_post', 'run_verify',
            'source_facts', 'list_sources', 'run_data', 'run_site', 'add_init', 'run_init', 'run_of_post', 'add_export',
            'run_export', 'run_batch', 'run_detached', 'add_status', 'run_status', 'add_fetch', 'run_fetch',
-           'add_advise', 'run_advise', 'add_tensorboard', 'run_tensorboard', 'Command', 'make_parser', 'guide',
-           'add_help', 'run_help', 'add_completion', 'run_completion', 'main']
+           'add_doctor', 'run_doctor', 'add_advise', 'run_advise', 'add_tensorboard', 'run_tensorboard', 'Command',
+           'make_parser', 'guide', 'add_help', 'run_help', 'add_completion', 'run_completion', 'main']
 
 # %% ../../nbs/publish/03_cli.ipynb #c002
 import argparse
@@ -329,6 +329,33 @@ def run_fetch(
             bad = 1
     return bad
 
+# %% ../../nbs/publish/03_cli.ipynb #e51c9461
+def add_doctor(
+    doctor:argparse.ArgumentParser, # of `nas-nb doctor`; changed in place
+) -> None:
+    "The words of `nas-nb doctor`."
+    doctor.add_argument("--on", default="local", metavar="PLACE", help="local (default), or hub: the server of the user there")
+    doctor.add_argument("--json", action="store_true", help="for programs")
+
+def run_doctor(
+    args:argparse.Namespace, # words of `nas-nb doctor`
+) -> int: # exit code, 1 if a run would fail
+    "Look at packages, device and folders, here or on a hub."
+    from nas_nb.publish.doctor import examine_here, examine_hub
+    from nas_nb.publish.hub_server import find_hub
+    if args.on not in ("local", "hub"): raise unknown("place to run", args.on, ["local", "hub"])
+    found = examine_here(find_project()) if args.on == "local" else examine_hub(find_hub())
+    bad = sum(f.fails for f in found)
+    if args.json: print(json.dumps([asdict(f) for f in found], indent=1))
+    else:
+        for f in found:
+            state = "fails" if f.fails else "look" if f.said else "well"
+            both = f"{f.here or 'none'} here, {f.there or 'none'} there" if args.on == "hub" else f.here
+            print(": ".join(filter(None, [f"{state:6}{f.what}", both, f.said])))
+        where = "on the server" if args.on == "hub" else "here"
+        print(f"{bad} of these would make a run {where} fail" if bad else f"a run would work {where}")
+    return int(bool(bad))
+
 # %% ../../nbs/publish/03_cli.ipynb #e16c5ce0
 def add_advise(
     advise:argparse.ArgumentParser, # of `nas-nb advise`; changed in place
@@ -458,6 +485,7 @@ COMMANDS:dict[str, Command] = {
                       ("nas-nb advise digits --budget 15m", "nas-nb advise my_data.npz --budget 1h --json")),
     "init": Command("A blog", "start a team's own blog in a new folder", add_init, run_init, ("nas-nb init our_blog --author 'A. Student'",)),
     "site": Command("A blog", "build the documentation and the blog", add_site, run_site, ("nas-nb site --out _site",)),
+    "doctor": Command("Help", "would a run work here, or on a hub?", add_doctor, run_doctor, ("nas-nb doctor", "nas-nb doctor --on hub")),
     "help": Command("Help", "explain the program, or one command", add_help, run_help, ("nas-nb help post",)),
     "completion": Command("Help", "print a completion script for a shell", add_completion, run_completion,
                           ('eval "$(nas-nb completion bash)"',)),

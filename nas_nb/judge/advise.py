@@ -6,13 +6,14 @@ Docs: https://nas-nb.github.io/nas_nb/judge/advise.html.md"""
 
 # %% auto #0
 __all__ = ['SOLVED', 'FEWEST', 'RULES', 'SHARE', 'SAMPLES', 'N_FREE', 'FREE', 'N_ARCH', 'N_SEEDS', 'read_budget', 'spread',
-           'best_of', 'likely_gain', 'decide', 'Adviser', 'linear_score', 'forest_score', 'advice_text']
+           'best_of', 'likely_gain', 'decide', 'Adviser', 'linear_score', 'forest_score', 'advice_text', 'plot_probes']
 
 # %% ../../nbs/judge/02_advise.ipynb #2c2b9577
 import math
 import re
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
+from matplotlib.axes import Axes
 from scipy import stats
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
@@ -36,6 +38,7 @@ from ..estimate.fidelity import cell_spec
 from ..estimate.proxies import ProxyScore
 from .study import SCALES, fitted
 from .trees import fit_trees
+from ..plot import SERIES_COLORS, figure
 from ..run import RunFolder
 from ..search.darts import Darts
 from ..space.spaces import DARTS
@@ -377,6 +380,28 @@ def advice_text(
     if {"cells_mean", "resnet"} <= set(seen):
         tail += (f" After as few epochs as a probe has, cells reach {seen['cells_mean']['value']:.4f} on average and a small ResNet "
                  f"{seen['resnet']['value']:.4f}; that says little about the end of a full training.")
-    if result["left_out"]: tail += f" There was no time for {len(result['left_out'])} probe(s): {', '.join(result['left_out'])}."
+    if result["left_out"]:
+        names = Counter(re.sub(r"( \d+)+$", "", name) for name in result["left_out"])
+        tail += " There was no time for " + ", ".join(name + f" ({n} times)"*(n > 1) for name, n in names.items()) + "."
     return "\n".join([f"{result['dataset']}: {result['recommendation']}. " + " ".join(result["reasons"]) + tail, "", *rows, "",
                       f"next: {result['next']}"])
+
+# %% ../../nbs/judge/02_advise.ipynb #advfig2
+def plot_probes(
+    adviser:Adviser, # whose probes were made
+    ax:Axes|None=None, # drawn into; a new figure without it
+) -> Axes: # the drawing
+    "Scores of the trained cells, worst to best, beside those of the simple models and the small ResNet."
+    ax = ax or figure(width=6.4, height=3.6)[1]
+    value = {name: r["value"] for name, r in adviser.records.items() if r["value"] is not None}
+    cells = [[value[k] for s in range(N_SEEDS) if (k := f"cell {i} {s}") in value] for i in range(N_ARCH)]
+    cells = sorted(filter(None, cells), key=np.mean)
+    for i, row in enumerate(cells): ax.plot([i + 1]*len(row), row, "o-", color=SERIES_COLORS[0], lw=1, ms=5)
+    resnet = [v for k, v in value.items() if k.startswith("resnet ")]
+    levels = {"linear model": value.get("linear"), "random forest": value.get("forest"), "small ResNet": np.mean(resnet) if resnet else None}
+    for (name, level), color, line in zip(levels.items(), SERIES_COLORS[1:], ("--", ":", "-.")):
+        if level is not None: ax.axhline(level, color=color, ls=line, lw=1.5, label=name)
+    ax.set(xlabel="random cell, worst to best", ylabel=f"{adviser.task.metric_name} on valid", xticks=range(1, max(len(cells), 1) + 1))
+    ax.set_title(f"{adviser.whole.name}: {len(cells)} cells, {N_SEEDS} seeds each")
+    if ax.get_legend_handles_labels()[0]: ax.legend()
+    return ax

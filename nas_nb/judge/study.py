@@ -25,6 +25,7 @@ from ..data.task import Task
 from ..estimate.fidelity import TrainedScore, cell_spec
 from .compare import compare_all, interval
 from .cost import over_budget
+from .export import FORMATS, check_formats
 from .trees import TREES, Trees, fit_trees
 from ..nets.measure import n_macs
 from ..nets.supernet import Supernet
@@ -137,10 +138,11 @@ class Study:
 
 # %% ../../nbs/judge/01_study.ipynb #c017
 def check_parameters(
-    parameters:Mapping[str, object], # of a template: dataset, budget, seed, device and options of the data set
+    parameters:Mapping[str, object], # of a template: dataset, budget, seed, device, export and options of the data set
 ) -> None:
     "Refuse parameters with which no study can be made; nothing is written. Raises: `InputError`."
-    Study(**parameters)
+    if parameters.get("export"): check_formats(FORMATS)
+    Study(**{k: v for k, v in parameters.items() if k != "export"})
 
 # %% ../../nbs/judge/01_study.ipynb #c025
 @patch

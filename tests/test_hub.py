@@ -319,6 +319,10 @@ def test_runs_that_are_left_to_the_server(weekly, house, capsys):
     assert found["means-digits-toy-fail-error"]["said"] == "cell 3/4 (Work): ValueError: the loss is not finite"
     for record in (house / "data" / "runs" / "hub").iterdir():
         assert os.environ["NAS_NB_HUB_TOKEN"] not in record.read_text()
+    weekly.ask("DELETE", "users/alice/server")
+    while weekly.state():
+        time.sleep(0.1)
+    assert {row["state"] for row in states(capsys).values()} == {"stopped"}
     assert main(["fetch"]) == 1
     out, err = capsys.readouterr()
     page = Path(out.strip())

@@ -16,6 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -315,18 +316,20 @@ def run_fetch(
 ) -> int: # exit code, 1 if a run did not reach its end
     "Bring runs back from a hub, and publish their posts."
     from nas_nb.publish.hub_runs import fetch_run, find_runs, run_states
+    from nas_nb.publish.hub_server import find_hub, opened
     project = find_project()
     if args.stop and not args.name: raise InputError("--stop ends one run: give its name, as `nas-nb status` lists it")
     runs, bad = find_runs(project, args.name), 0
     if not args.name:
-        over = {r["name"] for r in run_states(project) if r["state"] in ("done", "failed", "lost")}
+        over = {r["name"] for r in run_states(project) if r["state"] in ("done", "failed", "lost", "stopped")}
         say(f"{len(over)} of {len(runs)} runs are over")
         runs = [run for run in runs if run.name in over]
-    for run in runs:
-        try: print(shown(fetch_run(run, stop=args.stop), project))
-        except RunFailed as e:
-            say(f"nas-nb: {run.name}: {e}")
-            bad = 1
+    with opened(find_hub()) if runs else nullcontext() as hub:
+        for run in runs:
+            try: print(shown(fetch_run(run, hub, args.stop), project))
+            except RunFailed as e:
+                say(f"nas-nb: {run.name}: {e}")
+                bad = 1
     return bad
 
 # %% ../../nbs/publish/03_cli.ipynb #e51c9461

@@ -256,7 +256,7 @@ def row(self:HubRun,
         state, said = "unknown", f"it was left to another server: set NAS_NB_HUB={self.api.removesuffix('/hub/api')}"
     else:
         try: state, said, _ = self.state(hub)
-        except NotRunning as e: state, said = "unknown", f"{e}: `nas-nb fetch {self.name}` starts it and looks"
+        except NotRunning as e: state, said = "stopped", f"{e}: `nas-nb fetch {self.name}` starts it and brings what is there"
         except Unreachable as e: state, said = "unknown", str(e)
     return {"name": self.name, "since": self.since, "state": state, "said": said, "user": self.user, "hub": self.api.removesuffix("/hub/api")}
 

@@ -221,8 +221,9 @@ def kernels(self:Hub) -> list[dict]: # id, name, execution_state, last_activity
 def close(self:Hub) -> None:
     "Stop the server, unless kernels run on it."
     try:
-        if not self.state() or not self.kernels(): self.ask("DELETE", f"users/{quote(self.user, safe='')}/server", okay=(404,))
-        else: say(f"the server of {self.user} stays: kernels run on it")
+        state = self.state()
+        if state.get("ready") and self.kernels(): say(f"the server of {self.user} stays: kernels run on it")
+        elif state: self.ask("DELETE", f"users/{quote(self.user, safe='')}/server", okay=(404,))
     except InputError as e: say(f"the server of {self.user} may still run: {e}")
 
 @contextmanager

@@ -52,7 +52,7 @@ from nas_nb.publish.template import (
 from ..run import write_atomic
 
 # %% ../../nbs/publish/01_post.ipynb #c023
-UNNAMED = ("dataset", "budget", "runs", "device") # the first two always stand in a name, the others change no answer
+UNNAMED = ("dataset", "budget", "runs", "device", "export") # the first two always stand in a name, the others change no answer
 
 def slug_of(
     template:Path, # the template

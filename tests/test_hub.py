@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ class Line:
     """A network between a client and the hub that can be cut."""
 
     def __init__(self, port):
-        self.port, self.ends, self.near = port, [], ("127.0.0.1", 0)
+        self.port, self.ends, self.near, self.lost = port, [], ("127.0.0.1", 0), set()
         self.restore()
         self.near = self.listening.getsockname()
         self.url = "http://{}:{}".format(*self.near)
@@ -95,7 +96,8 @@ class Line:
     def carry(self, a, b):
         try:
             while data := a.recv(65536):
-                b.sendall(data)
+                if a not in self.lost:
+                    b.sendall(data)
         except OSError:
             pass
         for s in (a, b):
@@ -113,6 +115,10 @@ class Line:
         self.listening.close()
         self.break_connections()
 
+    def swallow(self):
+        """What is on its way never arrives, and nobody is told."""
+        self.lost |= set(self.ends)
+
     def cut_for(self, seconds):
         self.cut()
         time.sleep(seconds)
@@ -120,10 +126,11 @@ class Line:
 
 
 class Meanwhile:
-    """Takes the lines of a run, and does something when its cell has begun."""
+    """Takes the lines of a run, and does something half a second after its cell has begun."""
 
     def __init__(self, action):
-        self.text, self.thread = "", threading.Thread(target=action, daemon=True)
+        self.text, self.thread = "", threading.Timer(0.5, action)
+        self.thread.daemon = True
 
     def write(self, text):
         self.text += text
@@ -258,6 +265,17 @@ def test_a_network_that_comes_back(weekly, running, monkeypatch, capsys, away_s)
     assert len(seen) == 2 and len(set(seen)) == 1
     assert "connected again to the same kernel" in capsys.readouterr().err
     assert sum("after the pause" in o.get("text", "") for c in nb.cells for o in c.get("outputs", [])) == 1
+
+
+@pytest.mark.parametrize(("cell", "said"), [("pause", ""), ("chatter", "messages of the kernel did not come back: outputs are missing")])
+def test_a_connection_that_is_dead_and_not_closed(weekly, running, monkeypatch, capsys, cell, said):
+    """A silent cell goes on over a new one; what another printed meanwhile is gone, so there is no post without it."""
+    line = line_to(weekly)
+    monkeypatch.setenv("NAS_NB_HUB", line.url)
+    monkeypatch.setattr(hub_kernel, "POLL_S", 0.5)
+    with pytest.raises(RunFailed, match=said) if said else nullcontext():
+        execute(plan_post("means", {"fail": cell}, on="hub"), Meanwhile(line.swallow))
+    assert "connected again to the same kernel" in capsys.readouterr().err
 
 
 def test_no_network_any_more(weekly, running, monkeypatch):

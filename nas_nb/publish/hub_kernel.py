@@ -154,7 +154,7 @@ def listen(self:HubClient) -> None:
         except BROKEN: raw = b""
         if raw: self.deliver(json.loads(raw) if isinstance(raw, str) else deserialize_binary_message(raw))
         elif not self.over.is_set():
-            say("the connection to the kernel is lost; it is waited for")
+            say(f"the connection to the kernel is lost; it is waited for, up to {self.kernel.hub.patience_s:.0f} s")
             self.socket.abort()
             self.back = True
             self.connect()
@@ -262,7 +262,7 @@ def look(self:HubKernel) -> str: # busy, idle or starting; empty if nobody answe
     Raises: `InputError` if it is gone for good."""
     user, again = self.hub.user, "run again with --on hub"
     try:
-        reply = self.hub.ask("GET", f"/kernels/{self.id}", okay=(404,), timeout_s=10)
+        reply = self.hub.ask("GET", f"/kernels/{self.id}", okay=(404,), timeout_s=2 * POLL_S)
         if reply.status_code == 404:
             if not self.hub.inside and not self.hub.state().get("ready"): raise NotRunning
             raise InputError(f"the kernel was shut down on the server of {user} (culled, or by hand): {again}")

@@ -21,7 +21,7 @@ ENVIRONMENT = $(if $(VENV),$(STAMP),active)
 help:
 	@echo "make post    run the main job and publish it (DATASET=$(DATASET) BUDGET=$(BUDGET))"
 	@echo "make test    every check and test"
-	@echo "make lab     JupyterLab on the notebooks"
+	@echo "make lab     JupyterLab, with a form for posts"
 	@echo "make site    documentation and blog into _site/"
 	@echo "make bench   speed, as ratios measured side by side"
 	@echo
@@ -40,7 +40,7 @@ test: $(ENVIRONMENT)
 	@$(RUN) -m pytest
 
 lab: $(ENVIRONMENT)
-	@$(BIN)jupyter lab nbs
+	@$(BIN)jupyter lab --LabApp.default_url=/lab/tree/blog/welcome.ipynb
 
 site: $(ENVIRONMENT)
 	@$(BIN)nas-nb site

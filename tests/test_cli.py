@@ -141,3 +141,19 @@ def test_the_main_job_refuses_before_any_work(tmp_path, monkeypatch, capfd, word
     out, err = capfd.readouterr()
     assert out == "" and err.count("\n") == 1 and len(err) < 400
     assert tree(tmp_path) == before
+
+
+def test_bash_completes_commands_templates_and_posts(tmp_path):
+    """The script is read by a real shell, in the folder of a blog."""
+    (tmp_path / "blog" / "templates").mkdir(parents=True)
+    (tmp_path / "blog" / "templates" / "search_report.ipynb").touch()
+    (tmp_path / "blog" / "posts" / "2026-01-31-leaves").mkdir(parents=True)
+    script = subprocess.run([sys.executable, "-c", "from nas_nb.publish.cli import main; main(['completion', 'bash'])"], capture_output=True, text=True, check=True)
+    (tmp_path / "completion.bash").write_text(script.stdout)
+    asked = """source completion.bash
+    complete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _shtab_nas_nb; echo "${COMPREPLY[*]}"; }
+    complete_words nas-nb verif
+    complete_words nas-nb post sea
+    complete_words nas-nb verify 2026"""
+    found = subprocess.run(["bash", "-c", asked], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["verify", "search_report", "2026-01-31-leaves"]

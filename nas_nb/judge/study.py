@@ -88,7 +88,8 @@ SCALES = {
         lrs=(0.03, 0.1, 0.3), tuning_steps=200),
     "full": Scale(
         search=DartsRecipe(), search_steps=20_000, candidate_steps=4_000, final_steps=300_000, C=36, n_cells=20,
-        human={"resnet": {"width": 64, "depth": 20}, "highway": {"width": 64, "depth": 19}, "densenet": {"width": 24, "depth": 100}},
+        human={"resnet": {"width": 64, "depth": 20}, "highway": {"width": 64, "depth": 19}, "densenet": {"width": 24, "depth": 100},
+               "vgg": {"width": 64, "depth": 16}, "googlenet": {"width": 64}, "wide_resnet": {"width": 4, "depth": 16}},
         training={"cutout": True, "drop_path": 0.2, "auxiliary": 0.4}, laptop=False),
 }
 

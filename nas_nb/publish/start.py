@@ -78,7 +78,7 @@ def start_blog(
     name = re.sub(r"[^\w. -]+", "-", folder.name) or "blog"
     if re.search(r"[\n\r]", author) or not author.strip(): raise InputError(f"author {author!r} is no name: give one line")
     source = shipped()
-    kept = [*sorted((source/"templates").glob("*.ipynb")), source/"conf.py", source/"posts.md", *sorted((source/"_static").iterdir())]
+    kept = [*sorted((source/"templates").glob("*.ipynb")), source/"welcome.ipynb", source/"conf.py", source/"posts.md", *sorted((source/"_static").iterdir())]
     files = {Path("blog")/p.relative_to(source): p.read_bytes() for p in kept}
     texts = {"settings.ini": SETTINGS.format(name=name, author=author.replace("%", "%%")), ".gitignore": IGNORED,
              "blog/index.md": INDEX.format(name=name), ".github/workflows/blog.yml": WORKFLOW}

@@ -267,7 +267,7 @@ def test_a_network_that_comes_back(weekly, running, monkeypatch, capsys, away_s)
     assert sum("after the pause" in o.get("text", "") for c in nb.cells for o in c.get("outputs", [])) == 1
 
 
-@pytest.mark.parametrize(("cell", "said"), [("pause", ""), ("chatter", "messages of the kernel did not come back: outputs are missing")])
+@pytest.mark.parametrize(("cell", "said"), [("pause", ""), ("chatter", "of the kernel's messages did not come back: outputs are missing")])
 def test_a_connection_that_is_dead_and_not_closed(weekly, running, monkeypatch, capsys, cell, said):
     """A silent cell goes on over a new one; what another printed meanwhile is gone, so there is no post without it."""
     line = line_to(weekly)

@@ -187,7 +187,7 @@ def hold(self:HubClient,
     self.held = (msg, number)
     def late():
         if self.held and self.held[0] is msg: self.end(
-            f"the network was lost for a moment and {self.numbers.missing(number)} messages of the kernel did not come back: "
+            f"the network was lost for a moment, and {self.numbers.missing(number)} of the kernel's messages did not come back: "
             "outputs are missing, the kernel was stopped; run again with --on hub")
     threading.Timer(2.0, late).start()
 

@@ -311,12 +311,12 @@ def plot_differences(
 ) -> Axes:
     "A forest plot: one row per rival, with the answer beside it."
     ax = ax or figure(height=0.9 + 0.45*len(comparisons))[1]
-    labels = {v: k for k, v in METHOD_LABELS.items()}
+    method = lambda name: next((k for k, v in METHOD_LABELS.items() if name.startswith(v)), name)
     ax.axvline(0, color="#000000", lw=1)
     for row, c in enumerate(comparisons):
         ax.annotate(c.answer, (1.02, row), xycoords=("axes fraction", "data"), va="center")
         if c.difference is None: continue
-        d, color = c.difference, color_of(labels.get(c.name_b, c.name_b), row)
+        d, color = c.difference, color_of(method(c.name_b), row)
         ax.plot([d.low, d.high], [row, row], color=color, lw=3, alpha=0.4, solid_capstyle="butt")
         ax.plot(d.mean, row, "o", color=color, ms=8)
     ax.set(yticks=range(len(comparisons)), ylim=(len(comparisons) - 0.5, -0.5),

@@ -6,7 +6,7 @@ Docs: https://nas-nb.github.io/nas_nb/judge/study.html.md"""
 
 # %% auto #0
 __all__ = ['HUMAN', 'NETWORKS', 'METHODS', 'SCALES', 'PIXELS', 'Scale', 'fitted', 'Study', 'check_parameters', 'Final', 'table',
-           'scores_of', 'best_method', 'conclusion', 'rederive']
+           'scores_of', 'best_method', 'answers', 'conclusion', 'rederive']
 
 # %% ../../nbs/judge/01_study.ipynb #c002
 import math
@@ -23,7 +23,7 @@ from ..data.guard import check, raise_if_serious
 from ..data.sources import load_task
 from ..data.task import Task
 from ..estimate.fidelity import TrainedScore, cell_spec
-from .compare import compare_all, interval
+from .compare import Comparison, compare_all, interval
 from .cost import over_budget
 from .export import FORMATS, check_formats
 from .trees import TREES, Trees, fit_trees
@@ -383,17 +383,24 @@ def best_method(
     cost = {cost[r["method"]]: r["seconds in all"] for r in table(records) if r["method"] in cost}
     return min(means, key=lambda m: (-means[m], cost[m]))
 
-def conclusion(
+def answers(
     records:Mapping, # as `Study.records` made them
-) -> str: # a sentence for each
-    "DARTS against random search, and against the human design that was best on the holdout part; both answers hold together."
+) -> list[Comparison]: # yes, no or cannot tell to each question; both answers hold together
+    "DARTS against random search, and against the human design that was best on the holdout part."
     human = best_method(records, HUMAN)
     names = {"darts": "DARTS", "random": "random search at the same cost", human: f"{METHOD_LABELS[human]} (the human design to beat)"}
     for row in table(records):
         for m in names:
             if METHOD_LABELS[m] == row["method"] and row["over budget"]: names[m] = f"{row['method']} at {row['over budget']:.1f} times the cost"
     runs = {name: [r.get("test") for r in records["methods"][m]["runs"]] for m, name in names.items()}
-    return ". ".join(map(str, compare_all(runs, "DARTS", f"test {records['metric']}"))) + "."
+    return compare_all(runs, "DARTS", f"test {records['metric']}")
+
+# %% ../../nbs/judge/01_study.ipynb #09625acf
+def conclusion(
+    records:Mapping, # as `Study.records` made them
+) -> str: # a sentence for each
+    "The two answers in words."
+    return ". ".join(map(str, answers(records))) + "."
 
 # %% ../../nbs/judge/01_study.ipynb #c061
 def rederive(

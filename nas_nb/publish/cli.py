@@ -7,9 +7,10 @@ Docs: https://nas-nb.github.io/nas_nb/publish/cli.html.md"""
 # %% auto #0
 __all__ = ['FIRST', 'LISTED', 'COMMANDS', 'Parser', 'add_post', 'add_batch', 'add_verify', 'add_data', 'add_site', 'run_post',
            'run_verify', 'source_facts', 'list_sources', 'run_data', 'run_site', 'add_init', 'run_init', 'run_of_post',
-           'add_export', 'run_export', 'run_batch', 'run_detached', 'add_status', 'run_status', 'add_fetch',
-           'run_fetch', 'add_doctor', 'run_doctor', 'add_advise', 'run_advise', 'add_tensorboard', 'run_tensorboard',
-           'Command', 'make_parser', 'guide', 'add_help', 'run_help', 'add_completion', 'run_completion', 'main']
+           'add_export', 'run_export', 'run_batch', 'add_weekly', 'run_weekly', 'run_detached', 'add_status',
+           'run_status', 'add_fetch', 'run_fetch', 'add_doctor', 'run_doctor', 'add_advise', 'run_advise',
+           'add_tensorboard', 'run_tensorboard', 'Command', 'make_parser', 'guide', 'add_help', 'run_help',
+           'add_completion', 'run_completion', 'main']
 
 # %% ../../nbs/publish/03_cli.ipynb #c002
 import argparse
@@ -270,6 +271,25 @@ def run_batch(
             print(f"{r['state']:8} {seconds:>8} {r['attempts']:>2}  {r['post']}  {r['page'] or r['said']}".rstrip())
     return int(not args.status and any(r["state"] == "failed" for r in rows))
 
+# %% ../../nbs/publish/03_cli.ipynb #e1eb5e63
+def add_weekly(
+    weekly:argparse.ArgumentParser, # of `nas-nb weekly`; changed in place
+) -> None:
+    "The words of `nas-nb weekly`."
+    weekly.add_argument("--since", default="", metavar="DATE", help="first day, YYYY-MM-DD (default: six days ago)")
+    weekly.add_argument("--until", default="", metavar="DATE", help="last day (default: today)")
+
+def run_weekly(
+    args:argparse.Namespace, # words of `nas-nb weekly`
+) -> int: # exit code
+    "Draft a progress post."
+    from nas_nb.publish.weekly import draft_week
+    draft, page = draft_week(args.since, args.until)
+    draft, page = shown(draft, find_project()), shown(page, find_project())
+    say(f"write your words in {draft}, then publish it: nas-nb post {draft}")
+    print(page)
+    return 0
+
 # %% ../../nbs/publish/03_cli.ipynb #ca3c5b04
 def run_detached(
     args:argparse.Namespace, # words of `nas-nb post`
@@ -489,6 +509,8 @@ COMMANDS:dict[str, Command] = {
     "status": Command("Run and publish", "show the runs that were left to a hub", add_status, run_status, ("nas-nb status --json",)),
     "fetch": Command("Run and publish", "bring a run back from a hub, and publish it", add_fetch, run_fetch,
                      ("nas-nb fetch", "nas-nb fetch search-report-digits-quick")),
+    "weekly": Command("Run and publish", "draft a progress post: runs, costs, verdicts, failures, commits", add_weekly, run_weekly,
+                      ("nas-nb weekly", "nas-nb weekly --since 2026-11-16", "nas-nb post blog/drafts/weekly-2026-11-16.ipynb")),
     "export": Command("Run and publish", "write a trained network as ONNX and torch.export files", add_export, run_export,
                       ("nas-nb export search-report-digits-quick", "nas-nb export data/runs/STUDY/final/resnet-0 --format torch")),
     "tensorboard": Command("Run and publish", "show the records of a run as curves", add_tensorboard, run_tensorboard,

@@ -115,6 +115,7 @@ def page_html(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore") # alternative texts that a template did not give
         body, _ = exporter.from_notebook_node(nb)
+    body = re.sub(r'href="(\.\./[^"]*/)index\.ipynb"', r'href="\1page.html"', body)
     tags = filter(None, nb.metadata.get("tags", "").split(", "))
     tags = "".join(f'<span class="tag">{escape(tag)}</span>' for tag in tags)
     fill = {key: escape(nb.metadata.get(key, "")) for key in ("title", "date", "author", "summary")}

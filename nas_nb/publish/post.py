@@ -9,7 +9,8 @@ __all__ = ['UNNAMED', 'ENGINES', 'NOT_SHOWN', 'COMMON', 'slug_of', 'check_writab
            'plan_post', 'CellLines', 'watched', 'time_allowed', 'why_it_stopped', 'RunFailed', 'failed_cell', 'failure',
            'take_records', 'private', 'author_of', 'tidy_cells', 'tidy', 'command_of', 'keep_draft', 'prepare',
            'run_notebook', 'shown', 'conclude', 'execute', 'fingerprint', 'place', 'post_facts', 'publish',
-           'publish_post', 'find_post', 'read_results', 'differences', 'verify_post']
+           'publish_post', 'posts_of', 'read_results', 'seconds_of', 'post_line', 'find_post', 'differences',
+           'verify_post']
 
 # %% ../../nbs/publish/01_post.ipynb #c002
 import datetime
@@ -324,7 +325,8 @@ def tidy(
     tidy_cells(nb, failed)
     named = [str(plan.values[k]) for k in ("dataset", "budget") if plan.values.get(k)]
     named = [Path(n).stem if is_path(n) else n for n in named]
-    tags = dict.fromkeys([plan.template.stem.replace("_", " "), *named, *records.get("tags", [])])
+    kind = re.sub(r"-\d{4}-\d\d-\d\d$", "", plan.template.stem).replace("_", " ")
+    tags = dict.fromkeys([kind, *named, *records.get("tags", [])])
     front = {"blogpost": failed is None, "date": date, "tags": ", ".join(tags), "author": author_of(plan)}
     front["title"] = titled(nb, records.get("title"))
     front["summary"] = records.get("summary") or records.get("verdict") or first_paragraph(nb)
@@ -352,12 +354,14 @@ def keep_draft(
     failed:int, # number of the cell at which it stopped
     problem:str, # why
 ) -> Path: # the page of the draft
-    "Show a run that failed to its author."
+    "Show a run that failed to its author, and note it for programs in `failed.json`."
     nb = nbformat.from_dict(private(plan)(nb))
     write_atomic(plan.drafts/plan.slug/"index.ipynb", nbformat.writes(nb).encode())
-    nb = tidy(nb, plan, {}, datetime.date.today().isoformat(), failed)
-    said = escape(private(plan)(problem), quote=False)
-    nb.cells.insert(1, new_markdown_cell(f"> **Draft, not published.** {said}"))
+    seconds, today = nb.metadata.get("papermill", {}).get("duration"), datetime.date.today().isoformat()
+    nb, said = tidy(nb, plan, {}, today, failed), private(plan)(problem)
+    note = {"date": today, "post": plan.slug, "command": command_of(plan), "said": said, "seconds": seconds}
+    write_atomic(plan.drafts/plan.slug/"failed.json", json.dumps(note, indent=1).encode())
+    nb.cells.insert(1, new_markdown_cell(f"> **Draft, not published.** {escape(said, quote=False)}"))
     page = page_html(nb, f"A failed run of `{command_of(plan)}`; its log is log.txt, as far as it came is index.ipynb.")
     return write_atomic(plan.drafts/plan.slug/"page.html", page.encode())
 
@@ -505,23 +509,12 @@ def publish_post(
     plan = plan_post(template, given, out, on, project, **how)
     return publish(plan, execute(plan))
 
-# %% ../../nbs/publish/01_post.ipynb #c062
-def find_post(
-    post:str|Path, # its folder, a file in it, or its name with or without the date
-    project:str|Path|None=None, # the project; found from the current folder if not given
-) -> Path: # the folder
-    """Find a published post.
-
-    Raises: `InputError` if there is none with records."""
-    path = Path(post)
-    if path.is_file(): path = path.parent
-    posts = find_project(project)/"blog"/"posts"
-    known = {p.parent.name: p.parent for p in sorted(posts.glob("*/results.json"))}
-    named = {name[11:]: p for name, p in known.items()} | known
-    if (path/"results.json").is_file(): return path
-    if str(post) in named: return named[str(post)]
-    if known: raise unknown("post", str(post), known)
-    raise InputError(f"post {post} has no results.json: name the folder of a published post")
+# %% ../../nbs/publish/01_post.ipynb #fcf9428f
+def posts_of(
+    project:Path, # the project
+) -> dict[str, Path]: # name with its date: folder, the oldest first
+    "Every published post that has records."
+    return {p.parent.name: p.parent for p in sorted((project/"blog"/"posts").glob("[!.]*/results.json"))}
 
 def read_results(
     folder:Path, # of a post
@@ -532,6 +525,42 @@ def read_results(
     except ValueError as e: raise InputError(f"{file} is damaged ({e}): publish the post again") from None
     if isinstance(found, dict): return found
     raise InputError(f"{file} is damaged (it holds no records by name): publish the post again")
+
+def seconds_of(
+    told:Mapping, # what a post recorded
+) -> float|None: # None if it is not recorded
+    "What a post cost: its searches and trainings, or its whole run where it has none."
+    cost = told["post"].get("cost", {})
+    return cost.get("work", cost.get("run"))
+
+# %% ../../nbs/publish/01_post.ipynb #13d6aa41
+def post_line(
+    name:str, # of a post, with its date
+    told:Mapping, # what it recorded
+) -> str: # markdown
+    "A post in one line, linked from beside it."
+    one = told.get("verdict") if isinstance(told.get("verdict"), str) else ""
+    said = one or told.get("summary") or "it states no verdict."
+    seconds = seconds_of(told)
+    spent = "" if seconds is None else f" ({duration_text(seconds)})"
+    return f"- [{told.get('title', name[11:])}](../{name}/index.ipynb){spent}: {said[:1].upper()}{said[1:]}"
+
+# %% ../../nbs/publish/01_post.ipynb #c062
+def find_post(
+    post:str|Path, # its folder, a file in it, or its name with or without the date
+    project:str|Path|None=None, # the project; found from the current folder if not given
+) -> Path: # the folder
+    """Find a published post.
+
+    Raises: `InputError` if there is none with records."""
+    path = Path(post)
+    if path.is_file(): path = path.parent
+    known = posts_of(find_project(project))
+    named = {name[11:]: p for name, p in known.items()} | known
+    if (path/"results.json").is_file(): return path
+    if str(post) in named: return named[str(post)]
+    if known: raise unknown("post", str(post), known)
+    raise InputError(f"post {post} has no results.json: name the folder of a published post")
 
 def differences(
     shown:list[dict], # the table of a post

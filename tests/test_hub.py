@@ -1,5 +1,6 @@
 """A post on a real JupyterHub, and each way in which that can end badly."""
 
+import json
 import os
 import shutil
 import socket
@@ -7,13 +8,15 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from toy import make_project, tree
 
 from nas_nb.core import InputError
-from nas_nb.publish import hub_kernel
+from nas_nb.publish import doctor, hub_kernel
 from nas_nb.publish.cli import main
 from nas_nb.publish.hub_server import Hub
 from nas_nb.publish.post import RunFailed, execute, plan_post, publish_post, verify_post
@@ -37,7 +40,7 @@ c.JupyterHub.services = [{{"name": "weekly", "api_token": "service-token"}}]
 c.JupyterHub.load_roles = [{{"name": "weekly", "services": ["weekly"], "scopes": ["admin:users", "tokens", "servers", "access:servers"]}}]
 c.Spawner.cmd = [{!r}, "-m", "jupyterhub.singleuser"]
 c.Spawner.args = ["--allow-root"]
-c.Spawner.environment = {{"PYTHONPATH": {!r}}}
+c.Spawner.environment = {{"PYTHONPATH": {!r}, "TEST_HUB": {!r}}}
 c.Spawner.http_timeout = c.Spawner.start_timeout = 300
 c.SimpleLocalProcessSpawner.home_dir_template = {!r}
 """
@@ -70,8 +73,13 @@ class Line:
     """A network between a client and the hub that can be cut."""
 
     def __init__(self, port):
-        self.port, self.ends, self.listening = port, [], socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}"
+        self.port, self.ends, self.near, self.lost = port, [], ("127.0.0.1", 0), set()
+        self.restore()
+        self.near = self.listening.getsockname()
+        self.url = "http://{}:{}".format(*self.near)
+
+    def restore(self):
+        self.listening = socket.create_server(self.near)
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self):
@@ -88,7 +96,8 @@ class Line:
     def carry(self, a, b):
         try:
             while data := a.recv(65536):
-                b.sendall(data)
+                if a not in self.lost:
+                    b.sendall(data)
         except OSError:
             pass
         for s in (a, b):
@@ -106,12 +115,22 @@ class Line:
         self.listening.close()
         self.break_connections()
 
+    def swallow(self):
+        """What is on its way never arrives, and nobody is told."""
+        self.lost |= set(self.ends)
+
+    def cut_for(self, seconds):
+        self.cut()
+        time.sleep(seconds)
+        self.restore()
+
 
 class Meanwhile:
-    """Takes the lines of a run, and does something when its cell has begun."""
+    """Takes the lines of a run, and does something half a second after its cell has begun."""
 
     def __init__(self, action):
-        self.text, self.thread = "", threading.Thread(target=action, daemon=True)
+        self.text, self.thread = "", threading.Timer(0.5, action)
+        self.thread.daemon = True
 
     def write(self, text):
         self.text += text
@@ -128,13 +147,13 @@ def weekly(tmp_path_factory):
     folder, (port, hub_port, api_port) = tmp_path_factory.mktemp("hub"), free_ports(3)
     root = Path(hub_kernel.__file__).resolve().parents[2]
     homes = str(tmp_path_factory.mktemp("homes") / "{username}")
-    text = CONFIG.format(port, hub_port, api_port, find_proxy(), sys.executable, str(root), homes)
+    base = f"http://127.0.0.1:{port}"
+    text = CONFIG.format(port, hub_port, api_port, find_proxy(), sys.executable, str(root), f"{base}/hub/api", homes)
     (folder / "config.py").write_text(text)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "NAS_NB_HUB"))}
     with open(folder / "log.txt", "w") as log:
         words = [sys.executable, "-m", "jupyterhub", "-f", "config.py"]
         process = subprocess.Popen(words, cwd=folder, env=env, stdout=log, stderr=log)
-    base = f"http://127.0.0.1:{port}"
     hub = Hub(f"{base}/hub/api", f"{base}/user/alice/", "alice", "service-token")
     try:
         while True:
@@ -224,28 +243,54 @@ def test_a_cell_that_takes_too_long(running):
         execute(plan)
 
 
-def broken(running, line, monkeypatch, action):
-    """What a run says whose line is tampered with while its cell computes."""
+def line_to(weekly):
+    return Line(int(weekly.server.split(":")[2].split("/")[0]))
+
+
+@pytest.mark.parametrize("away_s", [0, 3])
+def test_a_network_that_comes_back(weekly, running, monkeypatch, capsys, away_s):
+    """The same kernel goes on, and what it said meanwhile is in the post."""
+    line, seen = line_to(weekly), []
+
+    def action():
+        seen.append(weekly.kernels()[0]["id"])
+        line.cut_for(away_s)
+        time.sleep(1)
+        seen.append(weekly.kernels()[0]["id"])
+
     monkeypatch.setenv("NAS_NB_HUB", line.url)
     meanwhile = Meanwhile(action)
-    with pytest.raises(RunFailed) as caught:
-        execute(plan_post("means", {"fail": "wait"}, on="hub"), meanwhile)
-    assert "cell 3/4 (Work)" in meanwhile.text
-    assert (running / "blog" / "drafts" / "means-digits-toy-fail-wait" / "page.html").is_file()
-    return str(caught.value)
+    nb = execute(plan_post("means", {"fail": "pause"}, on="hub"), meanwhile)
+    meanwhile.thread.join()
+    assert len(seen) == 2 and len(set(seen)) == 1
+    assert "connected again to the same kernel" in capsys.readouterr().err
+    assert sum("after the pause" in o.get("text", "") for c in nb.cells for o in c.get("outputs", [])) == 1
 
 
-def test_a_moment_without_network(weekly, running, monkeypatch):
-    line = Line(int(weekly.server.split(":")[2].split("/")[0]))
-    assert "network lost for a moment, so outputs may be missing" in broken(running, line, monkeypatch, line.break_connections)
+@pytest.mark.parametrize(("cell", "said"), [("pause", ""), ("chatter", "of the kernel's messages did not come back: outputs are missing")])
+def test_a_connection_that_is_dead_and_not_closed(weekly, running, monkeypatch, capsys, cell, said):
+    """A silent cell goes on over a new one; what another printed meanwhile is gone, so there is no post without it."""
+    line = line_to(weekly)
+    monkeypatch.setenv("NAS_NB_HUB", line.url)
+    monkeypatch.setattr(hub_kernel, "POLL_S", 0.5)
+    with pytest.raises(RunFailed, match=said) if said else nullcontext():
+        execute(plan_post("means", {"fail": cell}, on="hub"), Meanwhile(line.swallow))
+    assert "connected again to the same kernel" in capsys.readouterr().err
 
 
 def test_no_network_any_more(weekly, running, monkeypatch):
-    line = Line(int(weekly.server.split(":")[2].split("/")[0]))
-    assert "network lost: the run may go on on the server of alice" in broken(running, line, monkeypatch, line.cut)
+    line = line_to(weekly)
+    monkeypatch.setenv("NAS_NB_HUB", line.url)
+    monkeypatch.setenv("NAS_NB_HUB_PATIENCE", "2")
+    meanwhile = Meanwhile(line.cut)
+    with pytest.raises(RunFailed) as caught:
+        execute(plan_post("means", {"fail": "wait"}, on="hub"), meanwhile)
     (left,) = weekly.kernels()
     assert left["execution_state"] == "busy"
     weekly.ask("DELETE", f"/kernels/{left['id']}")
+    assert f"cell 3/4 (Work): network lost: the kernel {left['id'][:8]} on the server of alice was" in str(caught.value)
+    assert "shut it down under Running in JupyterLab, and run again with --on hub" in str(caught.value)
+    assert (running / "blog" / "drafts" / "means-digits-toy-fail-wait" / "page.html").is_file()
 
 
 def test_a_server_that_is_stopped_during_the_run(weekly, running):
@@ -253,3 +298,89 @@ def test_a_server_that_is_stopped_during_the_run(weekly, running):
     with pytest.raises(RunFailed, match="the server of alice was stopped during the run"):
         execute(plan_post("means", {"fail": "wait"}, on="hub"), stop)
     stop.thread.join()
+
+
+def states(capsys):
+    capsys.readouterr()
+    assert main(["status", "--json"]) == 0
+    return {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+
+
+def kernel_processes(hub):
+    """How many kernels live on the servers of a hub, whether a server lists them or not."""
+    found = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words, env = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        found += b"ipykernel_launcher" in words and f"TEST_HUB={hub.api}".encode() in env
+    return found
+
+
+def test_runs_that_are_left_to_the_server(weekly, house, capsys):
+    """One that ends well and one that fails, on a server that is started for them; nothing of them stays."""
+    if weekly.state():
+        weekly.ask("DELETE", "users/alice/server")
+    while weekly.state():
+        time.sleep(0.1)
+    before = kernel_processes(weekly)
+    assert main(["post", "means", "-p", "seeds", "5", "-p", "runs", "far/runs", "--on", "hub", "--detach"]) == 0
+    assert capsys.readouterr().out.split() == ["means-digits-toy-seeds-5"]
+    assert main(["post", "means", "-p", "fail", "error", "--on", "hub", "--detach"]) == 0
+    assert main(["post", "means", "-p", "fail", "error", "--on", "hub", "--detach"]) == 2
+    assert "already out" in capsys.readouterr().err
+    while "running" in {row["state"] for row in states(capsys).values()}:
+        time.sleep(0.2)
+    found = states(capsys)
+    assert found["means-digits-toy-seeds-5"]["state"] == "done"
+    assert found["means-digits-toy-fail-error"]["said"] == "cell 3/4 (Work): ValueError: the loss is not finite"
+    for record in (house / "data" / "runs" / "hub").iterdir():
+        assert os.environ["NAS_NB_HUB_TOKEN"] not in record.read_text()
+    weekly.ask("DELETE", "users/alice/server")
+    while weekly.state():
+        time.sleep(0.1)
+    assert {row["state"] for row in states(capsys).values()} == {"stopped"}
+    assert main(["fetch"]) == 1
+    out, err = capsys.readouterr()
+    page = Path(out.strip())
+    assert verify_post(page) == [] and "ValueError: the loss is not finite; the draft with that cell is" in err
+    results, notebook = ((page.parent / name).read_text() for name in ("results.json", "index.ipynb"))
+    assert '"value": 2.0' in results and "nas-nb post means -p seeds 5 --on hub" in results and '"cpu"' in results
+    for text in (results, notebook, page.read_text()):
+        assert "homes" not in text and "alice" not in text and os.environ["NAS_NB_HUB_TOKEN"] not in text
+    assert (house / "blog" / "drafts" / "means-digits-toy-fail-error" / "page.html").is_file()
+    assert states(capsys) == {}
+    while weekly.state() or kernel_processes(weekly) > before:
+        time.sleep(0.1)
+
+
+def test_a_run_whose_kernel_is_lost(weekly, running, capsys):
+    """The kernel that executes it is shut down, and with it goes the one of the notebook; what had come so far is kept."""
+    before = kernel_processes(weekly)
+    assert main(["post", "means", "-p", "fail", "wait", "--on", "hub", "--detach"]) == 0
+    name = "means-digits-toy-fail-wait"
+    while "Work" not in states(capsys)[name]["said"]:
+        time.sleep(0.2)
+    (kernel,) = weekly.kernels()
+    assert (kernel["execution_state"], kernel["connections"]) == ("busy", 0)
+    assert main(["fetch", name]) == 2
+    assert "still runs, cell 3/4 (Work)" in capsys.readouterr().err
+    weekly.ask("DELETE", f"/kernels/{kernel['id']}", timeout_s=60)
+    assert states(capsys)[name]["state"] == "lost"
+    assert main(["fetch", name]) == 1
+    assert "cell 3/4 (Work): its kernel on the server ended here" in capsys.readouterr().err
+    assert (running / "blog" / "drafts" / name / "page.html").is_file()
+    while kernel_processes(weekly) > before:
+        time.sleep(0.2)
+
+
+def test_the_doctor_compares(weekly, running, capsys, monkeypatch):
+    assert main(["doctor", "--on", "hub", "--json"]) == 0
+    found = {row["what"]: row for row in json.loads(capsys.readouterr().out)}
+    assert found["torch"]["here"] == found["torch"]["there"] and "cores" in found["device"]["there"]
+    monkeypatch.setattr(doctor, "needs", lambda: [Requirement("nas_nb"), Requirement("torch<2")])
+    assert main(["doctor", "--on", "hub"]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert "in a terminal of the server: pip install 'torch<2'" in out[2]
+    assert out[-1] == "1 of these would make a run on the server fail"

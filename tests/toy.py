@@ -23,6 +23,13 @@ print("here", Path.cwd(), "home", Path.home(), "given", dataset, "python", sys.p
 if fail == "error": raise ValueError("the loss is not finite")
 if fail == "input": raise InputError("data set 'x' has one class: give two or more")
 if fail == "wait": time.sleep(60)
+if fail == "pause":
+    time.sleep(5)
+    print("after the pause")
+if fail == "chatter":
+    for i in range(50):
+        print(i, flush=True)
+        time.sleep(0.1)
 if fail == "kernel": os._exit(1)"""
 RECORD = """Path(runs).mkdir(parents=True, exist_ok=True)
 (Path(runs) / "history.jsonl").write_text("{}")

@@ -7,7 +7,8 @@ Docs: https://nas-nb.github.io/nas_nb/publish/cli.html.md"""
 # %% auto #0
 __all__ = ['FIRST', 'LISTED', 'COMMANDS', 'Parser', 'add_post', 'add_batch', 'add_verify', 'add_data', 'add_site', 'run_post',
            'run_verify', 'source_facts', 'list_sources', 'run_data', 'run_site', 'add_init', 'run_init', 'run_of_post',
-           'add_export', 'run_export', 'run_batch', 'add_weekly', 'run_weekly', 'add_advise', 'run_advise',
+           'add_export', 'run_export', 'run_batch', 'add_weekly', 'run_weekly', 'run_detached', 'add_status',
+           'run_status', 'add_fetch', 'run_fetch', 'add_doctor', 'run_doctor', 'add_advise', 'run_advise',
            'add_tensorboard', 'run_tensorboard', 'Command', 'make_parser', 'guide', 'add_help', 'run_help',
            'add_completion', 'run_completion', 'main']
 
@@ -16,12 +17,14 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..core import InputError, say, unknown
 from nas_nb.publish.post import (
-    RunFailed, check_writable, find_post, find_project, find_template, publish_post, read_results, shown, template_parameters, verify_post,
+    RunFailed, check_writable, find_post, find_project, find_template, plan_post, publish_post, read_results, shown,
+    template_parameters, verify_post,
 )
 from .template import duration
 
@@ -40,6 +43,7 @@ def add_post(
                       metavar=("NAME", "VALUE"), help="a parameter of the template")
     post.add_argument("--out", metavar="FOLDER", help="the folder for posts (default: blog/posts)")
     post.add_argument("--on", default="local", metavar="PLACE", help="where it runs (default: local)")
+    post.add_argument("--detach", action="store_true", help="with --on hub: leave the run to the server; see status and fetch")
     post.add_argument("--cell-timeout", metavar="TIME", help="the longest a cell may take, such as 30m")
     post.add_argument("--timeout", metavar="TIME", help="the longest the whole run may take, such as 2h")
     post.add_argument("--author", default="", help="who signs (default: the author in settings.ini)")
@@ -97,6 +101,7 @@ def run_post(
     if len(given) < len(args.parameter):
         raise InputError("a parameter is given twice: give each -p NAME once")
     limits = {k: duration(v) if (v := getattr(args, k)) is not None else None for k in ("cell_timeout", "timeout")}
+    if args.detach: return run_detached(args, given, limits)
     page = publish_post(args.template, given, args.out, args.on, project, author=args.author, **limits)
     print(shown(page, project))
     return 0
@@ -285,6 +290,95 @@ def run_weekly(
     print(page)
     return 0
 
+# %% ../../nbs/publish/03_cli.ipynb #ca3c5b04
+def run_detached(
+    args:argparse.Namespace, # words of `nas-nb post`
+    given:dict, # parameters
+    limits:dict, # of time
+) -> int: # exit code
+    "Leave a run to the server of a hub."
+    if args.on != "hub": raise InputError("--detach leaves a run to a hub: write --on hub --detach")
+    from nas_nb.publish.hub_runs import leave_run
+    run = leave_run(plan_post(args.template, given, args.out, args.on, author=args.author, **limits))
+    say(f"the server of {run.user} runs it, this machine is not needed: `nas-nb status` shows how far it is, "
+        f"`nas-nb fetch {run.name}` brings the post")
+    print(run.name)
+    return 0
+
+def add_status(
+    status:argparse.ArgumentParser, # of `nas-nb status`; changed in place
+) -> None:
+    "The words of `nas-nb status`."
+    status.add_argument("--json", action="store_true", help="for programs")
+
+def run_status(
+    args:argparse.Namespace, # words of `nas-nb status`
+) -> int: # exit code
+    "List the runs that were left to a hub."
+    from nas_nb.publish.hub_runs import run_states
+    rows = run_states(find_project())
+    if args.json: print(json.dumps(rows, indent=1))
+    else:
+        for r in rows: print(f"{r['state']:8} since {r['since']}  {r['name']}  {r['said']}".rstrip())
+        if not rows: say("no run is out: leave one with nas-nb post TEMPLATE --on hub --detach")
+    return 0
+
+# %% ../../nbs/publish/03_cli.ipynb #f1f502fd
+def add_fetch(
+    fetch:argparse.ArgumentParser, # of `nas-nb fetch`; changed in place
+) -> None:
+    "The words of `nas-nb fetch`."
+    fetch.add_argument("name", nargs="?", metavar="NAME", help="a run that `nas-nb status` lists (default: all that are over)")
+    fetch.add_argument("--stop", action="store_true", help="with NAME: end it where it is, and keep that as a draft")
+
+def run_fetch(
+    args:argparse.Namespace, # words of `nas-nb fetch`
+) -> int: # exit code, 1 if a run did not reach its end
+    "Bring runs back from a hub, and publish their posts."
+    from nas_nb.publish.hub_runs import fetch_run, find_runs, run_states
+    from nas_nb.publish.hub_server import find_hub, opened
+    project = find_project()
+    if args.stop and not args.name: raise InputError("--stop ends one run: give its name, as `nas-nb status` lists it")
+    runs, bad = find_runs(project, args.name), 0
+    if not args.name:
+        over = {r["name"] for r in run_states(project) if r["state"] in ("done", "failed", "lost", "stopped")}
+        say(f"{len(over)} of {len(runs)} runs are over")
+        runs = [run for run in runs if run.name in over]
+    with opened(find_hub()) if runs else nullcontext() as hub:
+        for run in runs:
+            try: print(shown(fetch_run(run, hub, args.stop), project))
+            except RunFailed as e:
+                say(f"nas-nb: {run.name}: {e}")
+                bad = 1
+    return bad
+
+# %% ../../nbs/publish/03_cli.ipynb #e51c9461
+def add_doctor(
+    doctor:argparse.ArgumentParser, # of `nas-nb doctor`; changed in place
+) -> None:
+    "The words of `nas-nb doctor`."
+    doctor.add_argument("--on", default="local", metavar="PLACE", help="local (default), or hub: the server of the user there")
+    doctor.add_argument("--json", action="store_true", help="for programs")
+
+def run_doctor(
+    args:argparse.Namespace, # words of `nas-nb doctor`
+) -> int: # exit code, 1 if a run would fail
+    "Look at packages, device and folders, here or on a hub."
+    from nas_nb.publish.doctor import examine_here, examine_hub
+    from nas_nb.publish.hub_server import find_hub
+    if args.on not in ("local", "hub"): raise unknown("place to run", args.on, ["local", "hub"])
+    found = examine_here(find_project()) if args.on == "local" else examine_hub(find_hub())
+    bad = sum(f.fails for f in found)
+    if args.json: print(json.dumps([asdict(f) for f in found], indent=1))
+    else:
+        for f in found:
+            state = "fails" if f.fails else "look" if f.said else "well"
+            both = f"{f.here or 'none'} here, {f.there or 'none'} there" if args.on == "hub" else f.here
+            print(": ".join(filter(None, [f"{state:6}{f.what}", both, f.said])))
+        where = "on the server" if args.on == "hub" else "here"
+        print(f"{bad} of these would make a run {where} fail" if bad else f"a run would work {where}")
+    return int(bool(bad))
+
 # %% ../../nbs/publish/03_cli.ipynb #e16c5ce0
 def add_advise(
     advise:argparse.ArgumentParser, # of `nas-nb advise`; changed in place
@@ -406,11 +500,15 @@ def run_completion(
 # %% ../../nbs/publish/03_cli.ipynb #c017
 COMMANDS:dict[str, Command] = {
     "post": Command("Run and publish", "execute a template on a data set and publish it", add_post, run_post,
-                    ("nas-nb post search_report -p dataset graphene -p budget quick", "nas-nb post eda_report --parameters")),
+                    ("nas-nb post search_report -p dataset graphene -p budget quick", "nas-nb post search_report --on hub --detach",
+                     "nas-nb post eda_report --parameters")),
     "verify": Command("Run and publish", "derive a post's table again from its records", add_verify, run_verify,
                       ("nas-nb verify search-report-digits-quick",)),
     "batch": Command("Run and publish", "make the posts of a plan, a few at a time", add_batch, run_batch,
                      ("nas-nb batch night.yaml -n 2 --retry 1", "nas-nb batch night.yaml --status")),
+    "status": Command("Run and publish", "show the runs that were left to a hub", add_status, run_status, ("nas-nb status --json",)),
+    "fetch": Command("Run and publish", "bring a run back from a hub, and publish it", add_fetch, run_fetch,
+                     ("nas-nb fetch", "nas-nb fetch search-report-digits-quick")),
     "weekly": Command("Run and publish", "draft a progress post: runs, costs, verdicts, failures, commits", add_weekly, run_weekly,
                       ("nas-nb weekly", "nas-nb weekly --since 2026-11-16", "nas-nb post blog/drafts/weekly-2026-11-16.ipynb")),
     "export": Command("Run and publish", "write a trained network as ONNX and torch.export files", add_export, run_export,
@@ -422,6 +520,7 @@ COMMANDS:dict[str, Command] = {
                       ("nas-nb advise digits --budget 15m", "nas-nb advise my_data.npz --budget 1h --json")),
     "init": Command("A blog", "start a team's own blog in a new folder", add_init, run_init, ("nas-nb init our_blog --author 'A. Student'",)),
     "site": Command("A blog", "build the documentation and the blog", add_site, run_site, ("nas-nb site --out _site",)),
+    "doctor": Command("Help", "would a run work here, or on a hub?", add_doctor, run_doctor, ("nas-nb doctor", "nas-nb doctor --on hub")),
     "help": Command("Help", "explain the program, or one command", add_help, run_help, ("nas-nb help post",)),
     "completion": Command("Help", "print a completion script for a shell", add_completion, run_completion,
                           ('eval "$(nas-nb completion bash)"',)),

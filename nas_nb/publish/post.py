@@ -8,8 +8,9 @@ Docs: https://nas-nb.github.io/nas_nb/publish/post.html.md"""
 __all__ = ['UNNAMED', 'ENGINES', 'NOT_SHOWN', 'COMMON', 'slug_of', 'check_writable', 'named_function', 'Plan', 'resolved',
            'plan_post', 'CellLines', 'watched', 'time_allowed', 'why_it_stopped', 'RunFailed', 'failed_cell', 'failure',
            'take_records', 'private', 'author_of', 'tidy_cells', 'tidy', 'command_of', 'keep_draft', 'prepare',
-           'execute', 'shown', 'fingerprint', 'place', 'post_facts', 'publish', 'publish_post', 'posts_of',
-           'read_results', 'seconds_of', 'post_line', 'find_post', 'differences', 'verify_post']
+           'run_notebook', 'shown', 'conclude', 'execute', 'fingerprint', 'place', 'post_facts', 'publish',
+           'publish_post', 'posts_of', 'read_results', 'seconds_of', 'post_line', 'find_post', 'differences',
+           'verify_post']
 
 # %% ../../nbs/publish/01_post.ipynb #c002
 import datetime
@@ -108,6 +109,7 @@ class Plan:
     cell_timeout:float|None = None # seconds that one cell may take
     timeout:float|None = None # seconds that the whole run may take
     author:str = "" # who signs the post; that of settings.ini if empty
+    code:Mapping[str, object]|None = None # the state of the code when it was planned; empty outside of git
 
 ENGINES = {"local": "papermill.engines:NBClientEngine", "hub": "nas_nb.publish.hub_kernel:HubEngine"}
 
@@ -145,7 +147,7 @@ def plan_post(
     if here and "runs" in values: check_writable(project/values["runs"], "-p runs")
     check = read_template(path).metadata.get("nas_nb", {}).get("check")
     if here and check: named_function(check)(dict(values))
-    return Plan(path, values, slug, project, posts, drafts, on, **how)
+    return Plan(path, values, slug, project, posts, drafts, on, code=code_state(project, path), **how)
 
 # %% ../../nbs/publish/01_post.ipynb #c033
 class CellLines:
@@ -378,14 +380,12 @@ def prepare(
 COMMON = {"kernel_name": "python3", "language": "python", "progress_bar": False}
 
 # %% ../../nbs/publish/01_post.ipynb #c039
-def execute(
-    plan:Plan, # what to run
+def run_notebook(
+    plan:Plan, # says the limits of time and the folder
+    result:Path, # a prepared notebook; executed in place, its log beside it
     file=None, # where progress is told; stderr if not given
-) -> nbformat.NotebookNode: # executed from top to bottom
-    """Run a plan's notebook, within its limits of time.
-
-    Raises: `RunFailed` if it did not reach its end; the draft is named."""
-    result, died = prepare(plan), ""
+) -> tuple[str, int]: # what ended it in the middle of a cell, empty if nothing did; number of the last cell that began
+    "Execute a prepared notebook where the plan says."
     cells = nbformat.read(result, as_version=4).cells
     lines = CellLines(cells, file, result.with_name("log.txt"), private(plan))
     papermill_engines.register("nas-nb", watched(named_function(ENGINES[plan.on]), lines))
@@ -396,12 +396,8 @@ def execute(
             timeout_func=allowed, extra_arguments=["--log-level=ERROR"], **COMMON)
     except papermill.PapermillExecutionError: pass # the cell's own error is told
     except Exception as e: # noqa: BLE001 (whatever it was, the draft is kept and the reason told)
-        died = f"{lines.last}: {why_it_stopped(e, plan, allowed())}"
-    nb = nbformat.read(result, as_version=4)
-    problem = died or failure(nb)
-    if not problem: return nb
-    page = keep_draft(plan, nb, lines.at if died else failed_cell(nb), problem)
-    raise RunFailed(f"{problem}; the draft with that cell is {shown(page, plan.project)}")
+        return f"{lines.last}: {why_it_stopped(e, plan, allowed())}", lines.at
+    return "", lines.at
 
 def shown(
     path:Path, # any path
@@ -409,6 +405,30 @@ def shown(
 ) -> Path: # relative to the current folder where it lies below it
     "A path as a reader would type it."
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+# %% ../../nbs/publish/01_post.ipynb #82dbc270
+def conclude(
+    plan:Plan, # what was run
+    died:str, # what ended it in the middle of a cell; empty if nothing did
+    at:int, # number of the last cell that began
+) -> nbformat.NotebookNode: # executed from top to bottom
+    """The notebook of a run that is over; it lies in the folder for drafts.
+
+    Raises: `RunFailed` if it did not reach its end; the draft is named."""
+    nb = nbformat.read(plan.drafts/plan.slug/"index.ipynb", as_version=4)
+    problem = died or failure(nb)
+    if not problem: return nb
+    page = keep_draft(plan, nb, at if died else failed_cell(nb), problem)
+    raise RunFailed(f"{problem}; the draft with that cell is {shown(page, plan.project)}")
+
+def execute(
+    plan:Plan, # what to run
+    file=None, # where progress is told; stderr if not given
+) -> nbformat.NotebookNode: # executed from top to bottom
+    """Run a plan's notebook, within its limits of time.
+
+    Raises: `RunFailed` if it did not reach its end; the draft is named."""
+    return conclude(plan, *run_notebook(plan, prepare(plan), file))
 
 # %% ../../nbs/publish/01_post.ipynb #c056
 def fingerprint(
@@ -447,7 +467,7 @@ def post_facts(
     cost = {"work": records.get("seconds"), "run": executed.metadata.get("papermill", {}).get("duration")}
     facts = {
         "template": plan.template.stem, "parameters": plan.values, "command": command_of(plan),
-        "author": author_of(plan), "code": code_state(plan.project, plan.template), "environment": ran,
+        "author": author_of(plan), "code": plan.code, "environment": ran,
         "versions": ran.get("versions", {}), "device": device or "",
         "data": data_checksum(plan.values, records), "seeds": seeds_of(plan.values, records),
         "cost": {k: v for k, v in cost.items() if v is not None}}

@@ -11,7 +11,6 @@ __all__ = ['AT_ONCE', 'OFFERED', 'field', 'PostForm']
 import shlex
 import signal
 import subprocess
-import sys
 from collections import deque
 from html import escape
 from pathlib import Path
@@ -24,6 +23,7 @@ from IPython.display import display
 from ..core import InputError
 from ..data.sources import SOURCES
 from ..judge.study import SCALES
+from .batch import post_words
 from .post import find_project, plan_post
 from .template import Parameter, template_parameters, templates
 
@@ -97,8 +97,7 @@ def run(self:PostForm) -> None:
     except InputError as e:
         self.said.value = f"<b>{escape(str(e))}</b>"
         return
-    program = "import sys; from nas_nb.publish.cli import main; sys.exit(main())"
-    self.process = subprocess.Popen([sys.executable, "-c", program, *self.words()], cwd=self.project,
+    self.process = subprocess.Popen(post_words(self.known[self.template.value], self.given()), cwd=self.project,
                                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     self.go.disabled, self.stop.disabled = True, False
     self.reader = Thread(target=self.follow, daemon=True)

@@ -66,7 +66,9 @@ class PostForm:
 
     def show_fields(self) -> None:
         "One row for each parameter of the template that is chosen; the first few at once, the others behind a title."
-        self.parameters = template_parameters(self.known[self.template.value])
+        try: self.parameters, said = template_parameters(self.known[self.template.value]), ""
+        except InputError as e: self.parameters, said = {}, str(e)
+        self.said.value, self.go.disabled = f"<b>{escape(said)}</b>", bool(said)
         self.fields = {name: field(p) for name, p in self.parameters.items()}
         for f in self.fields.values(): f.observe(lambda _: self.show_command(), "value")
         wide = ipywidgets.Layout(flex="1 1 0", min_width="10rem")

@@ -39,7 +39,7 @@ from ..core import InputError
 from ..data.sources import SOURCES
 from .clean import DEAD
 from .page import mathjax
-from .post import RunFailed, check_writable
+from .post import RunFailed, check_writable, read_results
 from .provenance import duration_text, stated
 from .template import PYTHON, find_project, read_template
 from ..run import write_atomic
@@ -303,7 +303,7 @@ def post_page(
 ) -> nbformat.NotebookNode: # its page
     "A post with its badges, its summary and a link to its records."
     nb, file = read_template(folder/"index.ipynb"), folder/"results.json"
-    records = json.loads(file.read_text()) if file.is_file() else {}
+    records = read_results(folder) if file.is_file() else {}
     lead = [" ".join(f"[{plain(fact)}]{{.fact}}" for fact in badges(records)), plain(nb.metadata.get("summary", ""))]
     nb.cells.insert(1, new_markdown_cell("\n\n".join(filter(None, lead))))
     if records:
@@ -320,6 +320,8 @@ def archive(
 ) -> str: # MyST markdown
     "All posts by year and month, the latest first."
     parts = ["---\norphan: true\n---", "# Archive"] + ["No post yet."]*(not posts)
+    for page, day in posts.items():
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", day): raise InputError(f"{page} has no date such as 2026-01-31, but {day!r}: publish it with nas-nb post, or move it out of blog/posts")
     days = sorted(((date.fromisoformat(day), page) for page, day in posts.items()), reverse=True)
     for year, months in groupby(days, lambda d: d[0].year):
         parts.append(f"## {year}")
@@ -410,7 +412,8 @@ def build_site(
     project = find_project(project)
     target, work = project/out, project/"_proc"/".sphinx"
     check_target(project, target)
-    files, complete, copy = site_files(project), work/"made_from.json", target.with_name(f"{target.name}.tmp")
+    files, complete = site_files(project), work/"made_from.json"
+    copy, old = (target.with_name(f".{target.name}.{kind}.tmp") for kind in ("new", "old"))
     now = made_from(files, project)
     then = json.loads(complete.read_text()) if complete.is_file() else {}
     if then.get("programs") != now["programs"]: shutil.rmtree(work, ignore_errors=True)
@@ -419,8 +422,11 @@ def build_site(
     complete.unlink(missing_ok=True)
     site = run_sphinx(project, work, project/"_proc"/".pages")
     write_atomic(complete, json.dumps(now).encode())
-    for folder in (copy, target): shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(site, copy).rename(target)
+    for folder in (copy, old): shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(site, copy)
+    if target.exists(): target.rename(old)
+    copy.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
     return target/"index.html"
 
 # %% ../../nbs/publish/02_site.ipynb #c039

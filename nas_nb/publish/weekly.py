@@ -52,7 +52,8 @@ def failed_runs(
         date = datetime.date.fromtimestamp(log.stat().st_mtime).isoformat()
         last = (log.read_text(encoding="utf-8").strip().splitlines() or ["nothing"])[-1]
         killed = {"date": date, "post": log.parent.name, "said": f"has not ended: it was killed, or still runs; its log ends with {last.strip()!r}", "seconds": None}
-        told = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else killed
+        try: told = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else killed
+        except ValueError: told = {**killed, "said": f"failed, and its note is damaged; its log ends with {last.strip()!r}"}
         if since <= told["date"] <= until: found.append({k: told[k] for k in killed})
     return found
 

@@ -178,7 +178,10 @@ def timed(
     x:np.ndarray, # 64 raw samples
 ) -> dict[str, float]: # milliseconds for 1 and for 64 samples
     "Latency alone and in a batch."
-    return {"ms_1": latency(run, x[:1]), "ms_64": latency(run, x)}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: return {"ms_1": latency(run, x[:1]), "ms_64": latency(run, x)}
+    finally: torch.set_num_threads(threads)
 
 # %% ../../nbs/judge/00_export.ipynb #meas02
 def measured(

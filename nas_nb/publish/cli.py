@@ -399,7 +399,7 @@ def run_advise(
     for name in ("dataset", "budget", "runs", "device"):
         if name in given: raise unknown("option of the data set", name, ["target", "split", "group"])
     if not given.get("seed", "0").isdecimal(): raise InputError(f"seed {given['seed']!r} is no whole number: give 0 or more")
-    result = Adviser(args.dataset, args.budget, int(given.pop("seed", 0)), **given).advise()
+    result = Adviser(args.dataset, args.budget, int(given.pop("seed", 0)), runs=find_project()/"data"/"runs", **given).advise()
     print(json.dumps(result, indent=1) if args.json else advice_text(result))
     return 0
 

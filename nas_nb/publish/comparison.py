@@ -73,7 +73,7 @@ class Entry:
 def named(name:str, about:list[str]) -> str:
     return f"{name} ({', '.join(about)})" if about else name
 
-APART = ("dataset", "datasets", "budget", "runs", "device", "waive", "seed") # parameters that do not tell data sets apart
+APART = ("dataset", "datasets", "budget", "runs", "device", "waive", "export", "seed") # parameters that do not tell data sets apart
 
 def studies_of(
     told:Mapping, # what a post recorded

@@ -68,7 +68,8 @@ class PostForm:
         "One row for each parameter of the template that is chosen; the first few at once, the others behind a title."
         try: self.parameters, said = template_parameters(self.known[self.template.value]), ""
         except InputError as e: self.parameters, said = {}, str(e)
-        self.said.value, self.go.disabled = f"<b>{escape(said)}</b>", bool(said)
+        if not self.running: self.said.value = f"<b>{escape(said)}</b>"
+        self.go.disabled = self.running or bool(said)
         self.fields = {name: field(p) for name, p in self.parameters.items()}
         for f in self.fields.values(): f.observe(lambda _: self.show_command(), "value")
         wide = ipywidgets.Layout(flex="1 1 0", min_width="10rem")
@@ -77,6 +78,9 @@ class PostForm:
         more = ipywidgets.Accordion([ipywidgets.VBox(rows[AT_ONCE:])], titles=(f"{len(rows) - AT_ONCE} more",)) if len(rows) > AT_ONCE else None
         self.rows.children = [*rows[:AT_ONCE], *filter(None, [more])]
         self.show_command()
+
+    @property
+    def running(self) -> bool: return self.process is not None and self.process.poll() is None
 
     def given(self) -> dict[str, object]: # parameters by name
         "What was changed."
@@ -94,12 +98,13 @@ class PostForm:
 @patch
 def run(self:PostForm) -> None:
     "Check, and start."
+    if self.running: return
     self.said.value = "checking …"
-    try: plan_post(self.template.value, self.given(), project=self.project)
+    try: plan = plan_post(self.template.value, self.given(), project=self.project)
     except InputError as e:
         self.said.value = f"<b>{escape(str(e))}</b>"
         return
-    self.process = subprocess.Popen(post_words(self.known[self.template.value], self.given()), cwd=self.project,
+    self.process = subprocess.Popen(post_words(plan.template, {k: plan.values[k] for k in self.given()}), cwd=self.project,
                                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     self.go.disabled, self.stop.disabled = True, False
     self.reader = Thread(target=self.follow, daemon=True)

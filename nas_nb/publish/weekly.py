@@ -12,6 +12,7 @@ __all__ = ['MARK', 'days', 'failed_runs', 'commits', 'week', 'post_table', 'rede
 import datetime
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -151,7 +152,7 @@ def with_days(
     "A notebook about these days."
     cell = next(c for c in nb.cells if "parameters" in c.metadata.get("tags", []))
     cell.source = f'since: str = "{since}"  # first day, YYYY-MM-DD\nuntil: str = "{until}"  # last day, YYYY-MM-DD'
-    nb.metadata.pop("nas_nb", None)
+    nb.metadata["nas_nb"] = {"check": "nas_nb.publish.weekly:check_words"}
     return nb
 
 # %% ../../nbs/publish/02_weekly.ipynb #a7f3835a
@@ -165,8 +166,8 @@ def draft_week(
     draft = draft_of(since, project)
     template = templates(project).get("weekly", shipped()/"templates"/"weekly.ipynb")
     start = with_days(read_template(draft if draft.is_file() else template), since, until)
+    plan = replace(plan_post(template, {"since": since, "until": until}, project=project), template=draft, slug=draft.stem)
     write_atomic(draft, nbformat.writes(start).encode())
-    plan = plan_post(draft, project=project)
     done = execute(plan)
     shown, command = tidy(done, plan, take_records(done), until), f"nas-nb post blog/drafts/{draft.name}"
     shown.cells.insert(1, new_markdown_cell(f"> **Draft, not published.** Write in `blog/drafts/{draft.name}` where it says *your words*; then `{command}` publishes it."))
@@ -174,5 +175,5 @@ def draft_week(
     write_atomic(plan.drafts/plan.slug/"page.html", page.replace('href="../', 'href="../../posts/').encode())
     done.cells = [c for c in done.cells if not {PROBE, "injected-parameters"} & set(c.metadata.get("tags", []))]
     for cell in done.cells: cell.metadata = nbformat.from_dict({"tags": cell.metadata.get("tags", [])})
-    done.metadata = nbformat.from_dict({**start.metadata, "nas_nb": {"check": "nas_nb.publish.weekly:check_words"}})
+    done.metadata = start.metadata
     return write_atomic(draft, nbformat.writes(done).encode()), plan.drafts/plan.slug/"page.html"

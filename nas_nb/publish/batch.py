@@ -254,7 +254,6 @@ def compare(self:Batch,
     "Compare the posts, if two are done and their comparison is not."
     *rows, last = self.states()
     if sum(r["state"] == "done" for r in rows) < 2 or last["state"] == "done" or last["state"] == "failed" and not retry: return
-    self.run.write_json("states.json", rows)
     self.begin(self.comparison_key(rows), last["post"], tell)
     done = run_job(post_words(*self.comparison), str(self.project), str(self.run.path/"jobs"/"comparison.lock"))
     self.end(self.comparison_key(rows), last["post"], done, tell)
@@ -275,6 +274,7 @@ def work(self:Batch,
         queue = [job for job in self.jobs if left.get(job.key)]
         if queue:
             with make_executor(self, n) as pool: self.run_queue(queue, left, n, pool, tell)
+        self.run.write_json("states.json", [self.row(job.key, job.plan.slug) for job in self.jobs])
         if self.compared: self.compare(retry > 0, tell)
     return self.states()
 

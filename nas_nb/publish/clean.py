@@ -6,7 +6,7 @@ Docs: https://nas-nb.github.io/nas_nb/publish/clean.html.md"""
 
 # %% auto #0
 __all__ = ['TELLING', 'REMOVED', 'SHAPES', 'START', 'HOMES', 'RECORD', 'DEAD', 'secret_values', 'folder_names', 'cleaner',
-           'is_picture', 'tidy_outputs', 'titled', 'first_paragraph', 'thumbnail']
+           'is_picture', 'tidy_outputs', 'titled', 'first_paragraph', 'thumbnail', 'plain']
 
 # %% ../../nbs/publish/00_clean.ipynb #2aec0753
 import base64
@@ -147,3 +147,10 @@ def thumbnail(
             return {"thumbnail.svg": svg.encode()}
         if png: return {"thumbnail.png": base64.b64decode(png)}
     return {}
+
+# %% ../../nbs/publish/00_clean.ipynb #plain002
+def plain(
+    text:str, # any
+) -> str: # markdown that shows it
+    "Text without a meaning for markdown."
+    return re.sub(r"([\\`*_{}\[\]<>#$~])", r"\\\1", " ".join(text.split()))

@@ -58,7 +58,7 @@ def add_batch(
     batch.add_argument("plan", metavar="PLAN", help="a YAML file: a list of template, parameters and grid")
     batch.add_argument("-n", type=int, default=1, metavar="N", help="posts at a time (default: 1)")
     batch.add_argument("--retry", type=int, default=0, metavar="N", help="how often a failed post is tried again")
-    batch.add_argument("--on", default="local", metavar="PLACE", help="where: local, or dask:ADDRESS")
+    batch.add_argument("--on", default="local", metavar="PLACE", help="where: local, hub or dask:ADDRESS")
     batch.add_argument("--status", action="store_true", help="show the table of states, and stop")
     batch.add_argument("--json", action="store_true", help="for programs")
 
@@ -344,10 +344,11 @@ def run_fetch(
         over = {r["name"] for r in run_states(project) if r["state"] in ("done", "failed", "lost", "stopped")}
         say(f"{len(over)} of {len(runs)} runs are over")
         runs = [run for run in runs if run.name in over]
+    told = RunFailed if args.name else (RunFailed, InputError) # of many runs, one must not keep the others away
     with opened(find_hub()) if runs else nullcontext() as hub:
         for run in runs:
             try: print(shown(fetch_run(run, hub, args.stop), project))
-            except RunFailed as e:
+            except told as e:
                 say(f"nas-nb: {run.name}: {e}")
                 bad = 1
     return bad

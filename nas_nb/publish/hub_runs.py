@@ -11,6 +11,7 @@ __all__ = ['FOLDER', 'ASK', 'BEGUN', 'GONE', 'heartbeat', 'work', 'leave', 'HubR
 # %% ../../nbs/publish/02_hub_runs.ipynb #b6dfbdd2
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -56,6 +57,10 @@ def delete(self:Hub,
     path:str, # below the user's first folder
 ) -> None:
     "Take a file or a folder away, as far as the server lets us."
+    reply = self.ask("GET", f"/contents/{path}?content=1", okay=(400, 403, 404, 500))
+    inside = reply.json() if reply.status_code < 300 else {}
+    if inside.get("type") == "directory":
+        for item in inside["content"]: self.delete(item["path"])
     self.ask("DELETE", f"/contents/{path}", okay=(400, 403, 404, 500))
 
 # %% ../../nbs/publish/02_hub_runs.ipynb #6dc6e618
@@ -161,7 +166,7 @@ ASK = """from pathlib import Path
 try:
     from nas_nb.publish.hub_runs import work
     print("" if Path({folder!r}, "job.json").is_file() else "it does not keep the user's files where its kernels see them")
-except ImportError as e: print(f"{{e}}; in a terminal there: {install}")"""
+except Exception as e: print(" ".join(f"{{type(e).__name__}}: {{e}}".split()) + "; in a terminal there: {install}")"""
 BEGUN = "the run has begun"
 
 def check_alone(
@@ -170,7 +175,8 @@ def check_alone(
 ) -> None:
     "Refuse a server that cannot execute a notebook by itself. Raises: `InputError`."
     nb = new_notebook(cells=[new_code_cell(ASK.format(folder=folder, install=INSTALL))])
-    NotebookClient(nb, km=kernel).execute()
+    try: NotebookClient(nb, km=kernel).execute()
+    except Exception as e: raise InputError(kernel.died or f"the kernel on the server does not answer: {type(e).__name__}") from None # noqa: BLE001 (nbclient raises errors of many kinds)
     kernel.connection.stop_channels()
     said = "".join(o.get("text", "") for o in nb.cells[0].outputs if o.get("name") == "stdout").strip()
     if said: raise InputError(f"the server of {kernel.hub.user} cannot run a notebook alone: {said}")
@@ -222,6 +228,7 @@ def leave_run(
             if kernel: kernel.close()
             hub.delete(folder)
             raise
+        finally: shutil.rmtree(plan.drafts/plan.slug, ignore_errors=True)
     return run
 
 # %% ../../nbs/publish/02_hub_runs.ipynb #6f6e5d5e

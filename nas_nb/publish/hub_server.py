@@ -109,6 +109,7 @@ def refusal(
     if reply.status_code == 403:
         return InputError(f"the token may not do this on the hub ({said or 'forbidden'}): "
                           "make one with more rights, or ask whoever runs the hub")
+    if reply.status_code in (502, 504): return Unreachable(f"the proxy before the hub answered {reply.status_code}: the hub or the network is away")
     return InputError(f"the hub answered {reply.status_code}{': ' * bool(said)}{said}: ask whoever runs it")
 
 # %% ../../nbs/publish/00_hub_server.ipynb #c016

@@ -40,7 +40,7 @@ from papermill.engines import papermill_engines
 from ..core import InputError, unknown
 from ..data.sources import SOURCES
 from nas_nb.publish.clean import (
-    RECORD, cleaner, first_paragraph, folder_names, secret_values, thumbnail, tidy_outputs, titled,
+    RECORD, cleaner, first_paragraph, folder_names, plain, secret_values, thumbnail, tidy_outputs, titled,
 )
 from .page import page_html
 from nas_nb.publish.provenance import (
@@ -543,7 +543,7 @@ def post_line(
     said = one or told.get("summary") or "it states no verdict."
     seconds = seconds_of(told)
     spent = "" if seconds is None else f" ({duration_text(seconds)})"
-    return f"- [{told.get('title', name[11:])}](../{name}/index.ipynb){spent}: {said[:1].upper()}{said[1:]}"
+    return f"- [{plain(told.get('title', name[11:]))}](../{name}/index.ipynb){spent}: {plain(said[:1].upper() + said[1:])}"
 
 # %% ../../nbs/publish/01_post.ipynb #c062
 def find_post(

@@ -7,9 +7,8 @@ Docs: https://nas-nb.github.io/nas_nb/publish/site.html.md"""
 # %% auto #0
 __all__ = ['NEEDS', 'NOISE', 'ROOMS', 'require', 'sources_of', 'relink', 'title_cells', 'definition_cells', 'library_page',
            'page_of', 'contents', 'library_index', 'documentation_host', 'tolerant_signature', 'document', 'digest',
-           'document_all', 'page_bytes', 'library_files', 'tasks_of', 'data_badge', 'badges', 'plain', 'post_page',
-           'archive', 'post_files', 'lay_out', 'site_files', 'made_from', 'run_sphinx', 'check_target', 'build_site',
-           'readme']
+           'document_all', 'page_bytes', 'library_files', 'tasks_of', 'data_badge', 'badges', 'post_page', 'archive',
+           'post_files', 'lay_out', 'site_files', 'made_from', 'run_sphinx', 'check_target', 'build_site', 'readme']
 
 # %% ../../nbs/publish/02_site.ipynb #c002
 import ast
@@ -39,6 +38,7 @@ from ..core import InputError
 from ..data.sources import SOURCES
 from .clean import DEAD
 from .page import mathjax
+from .clean import plain
 from .post import RunFailed, check_writable, read_results
 from .provenance import duration_text, stated
 from .template import PYTHON, find_project, read_template
@@ -292,12 +292,6 @@ def badges(
     return facts + [data_badge(task) for task in tasks_of(records)]
 
 # %% ../../nbs/publish/02_site.ipynb #c027
-def plain(
-    text:str, # any
-) -> str: # markdown that shows it
-    "Text without a meaning for markdown."
-    return re.sub(r"([\\`*_{}\[\]<>#$~])", r"\\\1", " ".join(text.split()))
-
 def post_page(
     folder:Path, # of a published post
 ) -> nbformat.NotebookNode: # its page

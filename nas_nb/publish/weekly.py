@@ -19,6 +19,7 @@ import nbformat
 from nbformat.v4 import new_markdown_cell
 
 from ..core import InputError
+from .clean import plain
 from .page import page_html
 from .post import execute, plan_post, post_line, posts_of, read_results, seconds_of, take_records, tidy
 from .provenance import PROBE, duration_text, git
@@ -116,13 +117,13 @@ def learned(found:Mapping) -> str:
     return "\n".join(post_line(name, told) for name, told in found["posts"].items()) or "No post was published."
 
 def failures(found:Mapping) -> str:
-    return "\n".join(f"- **{run['post']}** ({run['date']}): {run['said']}" for run in found["failed"]) or "No run failed."
+    return "\n".join(f"- **{run['post']}** ({run['date']}): {plain(run['said'])}" for run in found["failed"]) or "No run failed."
 
 def changes(found:Mapping) -> str:
     if found["commits"] is None: return "This project is not in a git repository, so no changes are known."
     lines = []
     for day in dict.fromkeys(c["date"] for c in found["commits"]):
-        lines += [f"**{day}**", "", *(f"- {c['subject']} (`{c['commit']}`, {c['author']})" for c in found["commits"] if c["date"] == day), ""]
+        lines += [f"**{day}**", "", *(f"- {plain(c['subject'])} (`{c['commit']}`, {plain(c['author'])})" for c in found["commits"] if c["date"] == day), ""]
     return "\n".join(lines) or "Nothing was committed."
 
 # %% ../../nbs/publish/02_weekly.ipynb #df054a1a

@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
 from pathlib import Path
 
 import numpy as np
 import pytest
 from toy import make_project, tree
 
-from nas_nb.publish import cli
+from nas_nb.publish import cli, commands
+from nas_nb.publish.post import alone, plan_post
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = Path(sys.executable).with_name("nas-nb")
@@ -103,9 +106,31 @@ def test_an_interruption_says_how_to_go_on(project, capfd, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "publish_post", interrupted)
+    monkeypatch.setattr(commands, "publish_post", interrupted)
     assert cli.main(["post", "means"]) == 130
     assert "goes on" in capfd.readouterr().err
+
+
+def test_a_post_is_made_by_one_program_at_a_time(project, capfd):
+    words = ["post", "means", "-p", "seeds", "4"]
+    with ThreadPoolExecutor(1) as pool:
+        with alone(plan_post("means", {"seeds": 4})):
+            before = tree(project)
+            assert cli.main(words) == 2
+            assert "the post means-digits-toy-seeds-4 is being made by another program" in capfd.readouterr().err
+            waiting = pool.submit(cli.main, [*words, "--wait"])
+            with pytest.raises(NotYet):
+                waiting.result(0.5)
+            assert tree(project) == before
+        assert waiting.result() == 0
+    assert Path(capfd.readouterr().out.strip()).is_file()
+
+
+def test_help_imports_nothing_that_a_run_needs(project):
+    """What a person types to learn the program imports none of what a run needs."""
+    code = "import sys; from nas_nb.publish.cli import main; main(['help', 'post']); print(sorted({'papermill', 'nbformat', 'sklearn'} & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[0].startswith("usage: nas-nb post") and said[-1] == "[]"
 
 
 def test_data_sets_are_listed_for_people_and_programs(capfd):

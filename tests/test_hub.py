@@ -9,18 +9,21 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from toy import make_project, tree
 
-from nas_nb.core import InputError
+from nas_nb.core import InputError, RunFailed
 from nas_nb.publish import doctor, hub_kernel
+from nas_nb.publish.batch import Batch
 from nas_nb.publish.cli import main
+from nas_nb.publish.hub_runs import FOLDER
 from nas_nb.publish.hub_server import Hub
-from nas_nb.publish.post import RunFailed, execute, plan_post, publish_post, verify_post
+from nas_nb.publish.post import alone, execute, plan_post, publish_post, verify_post
 
 pytest.importorskip("jupyterhub", reason="jupyterhub is not installed")
 CONFIG = """
@@ -40,7 +43,7 @@ c.ConfigurableHTTPProxy.command = [{!r}]
 c.JupyterHub.services = [{{"name": "weekly", "api_token": "service-token"}}]
 c.JupyterHub.load_roles = [{{"name": "weekly", "services": ["weekly"], "scopes": ["admin:users", "tokens", "servers", "access:servers"]}}]
 c.Spawner.cmd = [{!r}, "-m", "jupyterhub.singleuser"]
-c.Spawner.args = ["--allow-root"]
+c.Spawner.args = ["--allow-root", "--FileContentsManager.delete_to_trash=False"]
 c.Spawner.environment = {{"PYTHONPATH": {!r}, "TEST_HUB": {!r}}}
 c.Spawner.http_timeout = c.Spawner.start_timeout = 300
 c.SimpleLocalProcessSpawner.home_dir_template = {!r}
@@ -68,6 +71,25 @@ def free_ports(n):
     for s in held:
         s.close()
     return ports
+
+
+class BadGateway(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_error(502)
+
+    do_POST = do_DELETE = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def gateway(port=0):
+    """A proxy with nothing behind it; gives its address."""
+    with ThreadingHTTPServer(("127.0.0.1", port), BadGateway) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 class Line:
@@ -123,6 +145,13 @@ class Line:
     def cut_for(self, seconds):
         self.cut()
         time.sleep(seconds)
+        self.restore()
+
+    def answer_502_for(self, seconds):
+        """A proxy is there, and the hub behind it is not."""
+        self.cut()
+        with gateway(self.near[1]):
+            time.sleep(seconds)
         self.restore()
 
 
@@ -210,6 +239,15 @@ def test_what_is_refused_before_work(house, monkeypatch, capsys, setting, value,
     assert tree(house) == before
 
 
+def test_a_proxy_without_its_hub_is_refused_before_work(house, monkeypatch, capsys):
+    before = tree(house)
+    with gateway() as url:
+        monkeypatch.setenv("NAS_NB_HUB", url)
+        assert main(["post", "means", "--on", "hub"]) == 2
+    assert "the proxy before the hub answered 502: the hub or the network is away" in capsys.readouterr().err
+    assert tree(house) == before
+
+
 def test_a_server_that_will_not_start(weekly, house, monkeypatch, capsys):
     monkeypatch.setenv("NAS_NB_HUB_TOKEN", "service-token")
     monkeypatch.setenv("NAS_NB_HUB_USER", "bob")
@@ -249,14 +287,14 @@ def line_to(weekly):
     return Line(int(weekly.server.split(":")[2].split("/")[0]))
 
 
-@pytest.mark.parametrize("away_s", [0, 3])
-def test_a_network_that_comes_back(weekly, running, monkeypatch, capsys, away_s):
+@pytest.mark.parametrize("away", [lambda line: line.cut_for(0), lambda line: line.cut_for(3), lambda line: line.answer_502_for(2)], ids=["0 s", "3 s", "502"])
+def test_a_network_that_comes_back(weekly, running, monkeypatch, capsys, away):
     """The same kernel goes on, and what it said meanwhile is in the post."""
     line, seen = line_to(weekly), []
 
     def action():
         seen.append(weekly.kernels()[0]["id"])
-        line.cut_for(away_s)
+        away(line)
         time.sleep(1)
         seen.append(weekly.kernels()[0]["id"])
 
@@ -373,8 +411,44 @@ def test_a_run_whose_kernel_is_lost(weekly, running, capsys):
     assert main(["fetch", name]) == 1
     assert "cell 3/4 (Work): its kernel on the server ended here" in capsys.readouterr().err
     assert (running / "blog" / "drafts" / name / "page.html").is_file()
+    assert left_on(weekly) == []
     while kernel_processes(weekly) > before:
         time.sleep(0.2)
+
+
+def left_on(hub):
+    """What lies in the folder of detached runs on a server, which here has no trash."""
+    return [item["name"] for item in hub.ask("GET", f"/contents/{FOLDER}?content=1").json()["content"]]
+
+
+def test_nothing_stays_of_a_run_that_the_server_cannot_do(weekly, running, capsys):
+    """A library cannot be imported there; and a second program that leaves the same run at that moment is refused."""
+    weekly.write("papermill.py", "raise ImportError('it was built for another Python')")
+    words = ["post", "means", "--on", "hub", "--detach"]
+    before = tree(running)
+    try:
+        assert main(words) == 2
+    finally:
+        weekly.delete("papermill.py")
+    err = capsys.readouterr().err
+    assert "the server of alice cannot run a notebook alone: ImportError: it was built for another Python; in a terminal there: pip install" in err
+    assert left_on(weekly) == [] and states(capsys) == {}
+    assert [p for p, data in tree(running).items() if data and p not in before] == []
+    with alone(plan_post("means", {}, on="hub")):
+        assert main(words) == 2
+    assert "the post means-digits-toy is being made by another program" in capsys.readouterr().err
+
+
+def test_a_batch_starts_the_server_once(weekly, house, capfd):
+    if weekly.state():
+        weekly.ask("DELETE", "users/alice/server")
+    while weekly.state():
+        time.sleep(0.1)
+    (house / "night.yaml").write_text("- template: means\n  grid: {seeds: [4, 5]}\n- comparison: false\n")
+    seen = []
+    rows = Batch("night.yaml", "hub").work(tell=lambda text: seen.append((text.split()[1], weekly.state().get("ready"))))
+    assert [row["state"] for row in rows] == ["done", "done"]
+    assert seen == [("starts", True), ("done", True)] * 2 and weekly.state() == {}
 
 
 def test_the_doctor_compares(weekly, running, capsys, monkeypatch):

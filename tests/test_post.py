@@ -11,11 +11,11 @@ import pytest
 from browser import needs_browser, open_page
 from toy import make_project, tree
 
-from nas_nb.core import InputError
+from nas_nb.core import InputError, RunFailed
 from nas_nb.publish import page as page_module
 from nas_nb.publish import post
 from nas_nb.publish.page import external_requests, page_html
-from nas_nb.publish.post import RunFailed, execute, plan_post, publish, publish_post, verify_post
+from nas_nb.publish.post import execute, plan_post, publish, publish_post, verify_post
 from nas_nb.space.draw import draw_genotype, graphviz_program
 from nas_nb.space.spaces import DARTS
 

@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..core import InputError, generator, unknown
+from ..core import InputError, RunFailed, generator, unknown
 from ..data.sources import load_task
 from ..data.task import Head
 from ..run import RunFolder, write_atomic
@@ -157,7 +157,7 @@ def samples_for(
 # %% ../../nbs/judge/00_export.ipynb #a8e18fce
 TOLERANCE = 1e-3
 
-class ExportDiffers(RuntimeError):
+class ExportDiffers(RunFailed):
     "An exported file answers otherwise than its model; the message says by how much."
 
 def latency(

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from nbclient import NotebookClient
-from nbformat.v4 import new_code_cell, new_notebook
 from packaging.requirements import Requirement
 
 from ..core import InputError
@@ -146,14 +144,11 @@ def facts_there(
 ) -> dict: # as `machine_facts` gives them
     "What a kernel on the server says. Raises: `InputError` if it cannot."
     source = f"{inspect.getsource(machine_facts)}\nimport json\nprint('FACTS' + json.dumps(machine_facts({[need.name for need in needs()]!r})))"
-    nb, kernel = new_notebook(cells=[new_code_cell(source)]), HubKernel(hub)
-    try: NotebookClient(nb, km=kernel, timeout=300, allow_errors=True).execute()
-    except Exception as e: # noqa: BLE001 (nbclient raises errors of many kinds; the kernel knows which it was)
-        raise InputError(kernel.died or f"the kernel on the server does not answer: {type(e).__name__}") from None
+    kernel = HubKernel(hub)
+    try: said = kernel.told(source)
     finally: kernel.close()
-    text = "".join(o.get("text", "") or ": ".join((o.get("ename", ""), o.get("evalue", ""))) for o in nb.cells[0].outputs)
-    lines = [line for line in text.splitlines() if line.startswith("FACTS")]
-    if not lines: raise InputError(f"the kernel on the server cannot say what is there: {' '.join(text.split())[-200:]}")
+    lines = [line for line in said.splitlines() if line.startswith("FACTS")]
+    if not lines: raise InputError(f"the kernel on the server cannot say what is there: {' '.join(said.split())[-200:]}")
     return json.loads(lines[0].removeprefix("FACTS"))
 
 def examine_hub(

@@ -307,17 +307,31 @@ def doubt(self:HubKernel) -> None:
                      "the kernel was stopped, run again with --on hub")
 
 # %% ../../nbs/publish/01_hub_kernel.ipynb #28d1f3ab
+@patch
+def told(self:HubKernel,
+    source:str, # Python; its names stay in the kernel
+) -> str: # what it prints; of an error its name and what it says
+    "Run a few lines on the kernel. Raises: `InputError` if it does not answer within five minutes."
+    nb = new_notebook(cells=[new_code_cell(source)])
+    try: NotebookClient(nb, km=self, timeout=300, allow_errors=True).execute()
+    except Exception as e: # noqa: BLE001 (nbclient raises errors of many kinds; the kernel knows which it was)
+        raise InputError(self.died or f"the kernel on the server does not answer: {type(e).__name__}") from None
+    self.connection.stop_channels()
+    said = {"error": lambda o: f"{o.ename}: {' '.join(o.evalue.split())}", "stream": lambda o: o.text * (o.name == "stdout")}
+    return "".join(said[o.output_type](o) for o in nb.cells[0].outputs if o.output_type in said).strip()
+
 def enter(
     kernel:HubKernel, # that has run nothing yet
     folder:str="", # on the server; where it is if empty
 ) -> dict[str, str]: # path on the server: what stands for it
-    "Let a kernel start in a folder, and learn which paths of its machine are nobody's business."
+    """Let a kernel start in a folder, and learn which paths of its machine are nobody's business.
+
+    Raises: `InputError` if it cannot."""
     source = "import json, os, sys, tempfile\nfrom pathlib import Path\n" + inspect.getsource(folder_names)
     source += f"\nos.chdir({folder or '.'!r})\nprint(json.dumps(folder_names(Path.cwd())))"
-    nb = new_notebook(cells=[new_code_cell(f"exec({source!r}, {{}})")]) # its names stay out of the notebook's
-    NotebookClient(nb, km=kernel).execute()
-    kernel.connection.stop_channels()
-    return json.loads(nb.cells[0].outputs[0].text)
+    said = kernel.told(f"exec({source!r}, {{}})") # its names stay out of the notebook's
+    try: return json.loads(said)
+    except ValueError: raise InputError(f"the kernel on the server cannot begin: {said or 'it says nothing'}") from None
 
 # %% ../../nbs/publish/01_hub_kernel.ipynb #5e30c7b9
 class HubEngine(NBClientEngine):

@@ -6,7 +6,7 @@ Docs: https://nas-nb.github.io/nas_nb/publish/hub_runs.html.md"""
 
 # %% auto #0
 __all__ = ['FOLDER', 'ASK', 'BEGUN', 'GONE', 'heartbeat', 'work', 'leave', 'HubRun', 'runs_folder', 'read_run', 'find_runs',
-           'check_alone', 'begin', 'leave_run', 'run_states', 'fetch_run']
+           'check_alone', 'begin', 'hand_over', 'leave_run', 'run_states', 'fetch_run']
 
 # %% ../../nbs/publish/02_hub_runs.ipynb #b6dfbdd2
 import json
@@ -23,13 +23,11 @@ from queue import Empty
 
 import nbformat
 from fastcore.basics import patch
-from nbclient import NotebookClient
-from nbformat.v4 import new_code_cell, new_notebook
 
-from ..core import InputError, unknown
+from ..core import InputError, RunFailed, unknown
 from .hub_kernel import HubKernel
 from .hub_server import INSTALL, Hub, NotRunning, Unreachable, find_hub, inside_hub, opened
-from .post import CellLines, Plan, RunFailed, conclude, failure, prepare, private, publish, run_notebook, shown
+from .post import CellLines, Plan, alone, conclude, failure, prepare, private, publish, run_notebook, shown
 from ..run import write_atomic
 
 # %% ../../nbs/publish/02_hub_runs.ipynb #678b597d
@@ -174,12 +172,7 @@ def check_alone(
     folder:str, # of the run
 ) -> None:
     "Refuse a server that cannot execute a notebook by itself. Raises: `InputError`."
-    nb = new_notebook(cells=[new_code_cell(ASK.format(folder=folder, install=INSTALL))])
-    try: NotebookClient(nb, km=kernel).execute()
-    except Exception as e: raise InputError(kernel.died or f"the kernel on the server does not answer: {type(e).__name__}") from None # noqa: BLE001 (nbclient raises errors of many kinds)
-    kernel.connection.stop_channels()
-    said = "".join(o.get("text", "") for o in nb.cells[0].outputs if o.get("name") == "stdout").strip()
-    if said: raise InputError(f"the server of {kernel.hub.user} cannot run a notebook alone: {said}")
+    if said := kernel.told(ASK.format(folder=folder, install=INSTALL)): raise InputError(f"the server of {kernel.hub.user} cannot run a notebook alone: {said}")
 
 def begin(
     kernel:HubKernel, # on the server
@@ -198,6 +191,32 @@ def begin(
     finally: client.stop_channels()
 
 # %% ../../nbs/publish/02_hub_runs.ipynb #82c6682e
+def hand_over(
+    plan:Plan, # what is to run
+    hub:Hub, # its server runs
+    started:bool, # whether it was started for this
+) -> HubRun: # that has begun
+    "Begin a run on a server, or leave nothing of it there or here. Raises: `InputError`."
+    folder, kernel, run = f"{FOLDER}/{plan.slug}-{uuid.uuid4().hex[:6]}", None, None
+    job = {"values": plan.values, "project": str(plan.project) if hub.inside else ".",
+           "cell_timeout": plan.cell_timeout, "timeout": plan.timeout}
+    try:
+        for path in (FOLDER, folder): hub.write(path, None)
+        hub.write(f"{folder}/index.ipynb", prepare(plan).read_text(encoding="utf-8"))
+        hub.write(f"{folder}/job.json", json.dumps(job))
+        kernel = HubKernel(hub)
+        check_alone(kernel, folder)
+        run = HubRun(plan, hub.api, hub.user, folder, kernel.id, time.strftime("%Y-%m-%d %H:%M:%S"), started)
+        run.save()
+        begin(kernel, folder)
+    except BaseException:
+        if run: run.path.unlink(missing_ok=True)
+        if kernel: kernel.close()
+        hub.delete(folder)
+        raise
+    finally: shutil.rmtree(plan.drafts/plan.slug, ignore_errors=True)
+    return run
+
 def leave_run(
     plan:Plan, # checked, `on` a hub
     hub:Hub|None=None, # found from the environment if not given
@@ -206,30 +225,12 @@ def leave_run(
 
     Raises: `InputError` if it is already out, or the server cannot do it."""
     hub = hub or find_hub()
-    out = runs_folder(plan.project)/f"{plan.slug}.json"
-    if out.exists(): raise InputError(f"the run {plan.slug} is already out: see `nas-nb status`, then `nas-nb fetch {plan.slug}`")
-    others = [run for run in find_runs(plan.project) if (run.api, run.user) == (hub.api, hub.user)]
-    started = not hub.inside and not hub.state().get("ready") or any(run.started for run in others)
-    folder, kernel = f"{FOLDER}/{plan.slug}-{uuid.uuid4().hex[:6]}", None
-    job = {"values": plan.values, "project": str(plan.project) if hub.inside else ".",
-           "cell_timeout": plan.cell_timeout, "timeout": plan.timeout}
-    with opened(hub):
-        try:
-            for path in (FOLDER, folder): hub.write(path, None)
-            hub.write(f"{folder}/index.ipynb", prepare(plan).read_text(encoding="utf-8"))
-            hub.write(f"{folder}/job.json", json.dumps(job))
-            kernel = HubKernel(hub)
-            check_alone(kernel, folder)
-            run = HubRun(plan, hub.api, hub.user, folder, kernel.id, time.strftime("%Y-%m-%d %H:%M:%S"), started)
-            run.save()
-            begin(kernel, folder)
-        except BaseException:
-            out.unlink(missing_ok=True)
-            if kernel: kernel.close()
-            hub.delete(folder)
-            raise
-        finally: shutil.rmtree(plan.drafts/plan.slug, ignore_errors=True)
-    return run
+    with alone(plan):
+        if (runs_folder(plan.project)/f"{plan.slug}.json").exists():
+            raise InputError(f"the run {plan.slug} is already out: see `nas-nb status`, then `nas-nb fetch {plan.slug}`")
+        others = [run for run in find_runs(plan.project) if (run.api, run.user) == (hub.api, hub.user)]
+        started = not hub.inside and not hub.state().get("ready") or any(run.started for run in others)
+        with opened(hub): return hand_over(plan, hub, started)
 
 # %% ../../nbs/publish/02_hub_runs.ipynb #6f6e5d5e
 GONE = "its kernel on the server ended here (shut down, or too little memory)"
@@ -322,7 +323,7 @@ def fetch_run(
     Raises: `InputError` if it still runs or cannot be reached, `RunFailed` if it did not reach its end; the draft is named."""
     hub = hub or find_hub()
     if (run.api, run.user) != (hub.api, hub.user): raise InputError(f"the run {run.name}: {run.row(hub)['said']}")
-    with opened(hub):
+    with alone(run.plan), opened(hub):
         died, at = run.bring(hub, stop)
         try: page = publish(run.plan, conclude(run.plan, died, at))
         except RunFailed:

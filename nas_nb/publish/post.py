@@ -6,9 +6,9 @@ Docs: https://nas-nb.github.io/nas_nb/publish/post.html.md"""
 
 # %% auto #0
 __all__ = ['UNNAMED', 'ENGINES', 'NOT_SHOWN', 'COMMON', 'slug_of', 'check_writable', 'named_function', 'Plan', 'resolved',
-           'plan_post', 'CellLines', 'watched', 'time_allowed', 'why_it_stopped', 'RunFailed', 'failed_cell', 'failure',
+           'plan_post', 'CellLines', 'watched', 'time_allowed', 'why_it_stopped', 'failed_cell', 'failure',
            'take_records', 'private', 'author_of', 'tidy_cells', 'tidy', 'command_of', 'keep_draft', 'prepare',
-           'run_notebook', 'shown', 'conclude', 'execute', 'fingerprint', 'place', 'post_facts', 'publish',
+           'run_notebook', 'shown', 'conclude', 'execute', 'fingerprint', 'place', 'post_facts', 'publish', 'alone',
            'publish_post', 'posts_of', 'read_results', 'seconds_of', 'post_line', 'find_post', 'differences',
            'verify_post']
 
@@ -25,8 +25,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from configparser import ConfigParser, Error as ConfigError
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -37,7 +38,7 @@ from nbclient.exceptions import CellTimeoutError
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from papermill.engines import papermill_engines
 
-from ..core import InputError, unknown
+from ..core import InputError, RunFailed, unknown
 from ..data.sources import SOURCES
 from nas_nb.publish.clean import (
     RECORD, cleaner, first_paragraph, folder_names, plain, secret_values, thumbnail, tidy_outputs, titled,
@@ -50,7 +51,7 @@ from nas_nb.publish.template import (
     PYTHON, Parameter, check_parameters, find_project, find_template, is_path, read_template, template_parameters,
     templates,
 )
-from ..run import write_atomic
+from ..run import only_one, write_atomic
 
 # %% ../../nbs/publish/01_post.ipynb #c023
 UNNAMED = ("dataset", "budget", "runs", "device", "export") # the first two always stand in a name, the others change no answer
@@ -239,9 +240,6 @@ def why_it_stopped(
     return f"{type(error).__name__}, the kernel stopped here (too little memory is the usual cause)"
 
 # %% ../../nbs/publish/01_post.ipynb #c036
-class RunFailed(Exception):
-    "A notebook that started and did not reach its end; the message is what its reader should know."
-
 def failed_cell(
     nb:nbformat.NotebookNode, # a notebook after its run
 ) -> int|None: # its number in the notebook; None if all of them ran
@@ -497,17 +495,27 @@ def publish(
     texts = {"index.ipynb": nbformat.writes(nb) + "\n", "results.json": results, "page.html": page}
     return place(plan, {k: v.encode() for k, v in texts.items()} | thumbnail(nb), date)/"page.html"
 
+@contextmanager
+def alone(
+    plan:Plan, # of the post that is made
+    wait:bool=False, # for another program that makes it, instead of refusing
+) -> Iterator[None]:
+    "Keep others from making the same post while the block runs. Raises: `InputError` if one does."
+    refused = f"the post {plan.slug} is being made by another program: wait until it has ended, or stop it"
+    with only_one(plan.drafts/f".{plan.slug}.lock", refused, wait): yield
+
 def publish_post(
     template:str|Path, # a name or a path
     given:Mapping[str, object]|None=None, # parameters that differ from the template's own
     out:str|Path|None=None, # the folder for posts, instead of `blog/posts` of the project
     on:str="local", # where the kernel runs
     project:str|Path|None=None, # the project; found from the current folder if not given
+    wait:bool=False, # for another program that makes this post, instead of refusing
     **how, # of `Plan`: cell_timeout, timeout, author
 ) -> Path: # the page
     "Check, run and publish: what `nas-nb post` does."
     plan = plan_post(template, given, out, on, project, **how)
-    return publish(plan, execute(plan))
+    with alone(plan, wait): return publish(plan, execute(plan))
 
 # %% ../../nbs/publish/01_post.ipynb #fcf9428f
 def posts_of(

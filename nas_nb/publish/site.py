@@ -34,12 +34,12 @@ from nbdev.processors import FilterDefaults
 from nbdev.serve_drv import exec_nb
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-from ..core import InputError
+from ..core import InputError, RunFailed
 from ..data.sources import SOURCES
 from .clean import DEAD
 from .page import mathjax
 from .clean import plain
-from .post import RunFailed, check_writable, read_results
+from .post import check_writable, read_results
 from .provenance import duration_text, stated
 from .template import PYTHON, find_project, read_template
 from ..run import write_atomic

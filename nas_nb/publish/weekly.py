@@ -21,7 +21,7 @@ from nbformat.v4 import new_markdown_cell
 from ..core import InputError
 from .clean import plain
 from .page import page_html
-from .post import execute, plan_post, post_line, posts_of, read_results, seconds_of, take_records, tidy
+from .post import alone, execute, plan_post, post_line, posts_of, read_results, seconds_of, take_records, tidy
 from .provenance import PROBE, duration_text, git
 from .template import find_project, read_template, shipped, templates
 from ..run import write_atomic
@@ -168,8 +168,9 @@ def draft_week(
     template = templates(project).get("weekly", shipped()/"templates"/"weekly.ipynb")
     start = with_days(read_template(draft if draft.is_file() else template), since, until)
     plan = replace(plan_post(template, {"since": since, "until": until}, project=project), template=draft, slug=draft.stem)
-    write_atomic(draft, nbformat.writes(start).encode())
-    done = execute(plan)
+    with alone(plan):
+        write_atomic(draft, nbformat.writes(start).encode())
+        done = execute(plan)
     shown, command = tidy(done, plan, take_records(done), until), f"nas-nb post blog/drafts/{draft.name}"
     shown.cells.insert(1, new_markdown_cell(f"> **Draft, not published.** Write in `blog/drafts/{draft.name}` where it says *your words*; then `{command}` publishes it."))
     page = page_html(shown, f"A draft; `{command}` publishes it.")

@@ -402,6 +402,6 @@ def plot_probes(
     for (name, level), color, line in zip(levels.items(), SERIES_COLORS[1:], ("--", ":", "-.")):
         if level is not None: ax.axhline(level, color=color, ls=line, lw=1.5, label=name)
     ax.set(xlabel="random cell, worst to best", ylabel=f"{adviser.task.metric_name} on valid", xticks=range(1, max(len(cells), 1) + 1))
-    ax.set_title(f"{adviser.whole.name}: {len(cells)} cells, {N_SEEDS} seeds each")
+    ax.set_title(f"{adviser.whole.name}: {len(cells)} cells, {sum(map(len, cells))} trainings")
     if ax.get_legend_handles_labels()[0]: ax.legend()
     return ax

@@ -6,7 +6,7 @@ Docs: https://nas-nb.github.io/nas_nb/publish/weekly.html.md"""
 
 # %% auto #0
 __all__ = ['MARK', 'days', 'failed_runs', 'commits', 'week', 'post_table', 'rederive', 'headline', 'learned', 'failures',
-           'changes', 'draft_of', 'check_words', 'with_days', 'draft_week']
+           'changes', 'draft_of', 'check_words', 'with_days', 'make_draft', 'draft_week']
 
 # %% ../../nbs/publish/02_weekly.ipynb #a3f7fd52
 import datetime
@@ -21,7 +21,9 @@ from nbformat.v4 import new_markdown_cell
 from ..core import InputError
 from .clean import plain
 from .page import page_html
-from .post import alone, execute, plan_post, post_line, posts_of, read_results, seconds_of, take_records, tidy
+from nas_nb.publish.post import (
+    Plan, alone, execute, plan_post, post_line, posts_of, read_results, seconds_of, take_records, tidy,
+)
 from .provenance import PROBE, duration_text, git
 from .template import find_project, read_template, shipped, templates
 from ..run import write_atomic
@@ -156,6 +158,26 @@ def with_days(
     nb.metadata["nas_nb"] = {"check": "nas_nb.publish.weekly:check_words"}
     return nb
 
+# %% ../../nbs/publish/02_weekly.ipynb #c1a880a9
+def make_draft(
+    plan:Plan, # of the draft
+    start:nbformat.NotebookNode, # the draft as it is before it runs
+    until:str, # last day
+) -> Path: # its page
+    "Execute a draft, keep it with its outputs and show it as a page. Raises: `RunFailed`."
+    draft, command = plan.template, f"nas-nb post blog/drafts/{plan.template.name}"
+    write_atomic(draft, nbformat.writes(start).encode())
+    done = execute(plan)
+    shown = tidy(done, plan, take_records(done), until)
+    shown.cells.insert(1, new_markdown_cell(f"> **Draft, not published.** Write in `blog/drafts/{draft.name}` where it says *your words*; then `{command}` publishes it."))
+    page = page_html(shown, f"A draft; `{command}` publishes it.")
+    write_atomic(plan.drafts/plan.slug/"page.html", page.replace('href="../', 'href="../../posts/').encode())
+    done.cells = [c for c in done.cells if not {PROBE, "injected-parameters"} & set(c.metadata.get("tags", []))]
+    for cell in done.cells: cell.metadata = nbformat.from_dict({"tags": cell.metadata.get("tags", [])})
+    done.metadata = start.metadata
+    write_atomic(draft, nbformat.writes(done).encode())
+    return plan.drafts/plan.slug/"page.html"
+
 # %% ../../nbs/publish/02_weekly.ipynb #a7f3835a
 def draft_week(
     since:str="", # first day, YYYY-MM-DD; empty: six days before the last
@@ -168,14 +190,4 @@ def draft_week(
     template = templates(project).get("weekly", shipped()/"templates"/"weekly.ipynb")
     start = with_days(read_template(draft if draft.is_file() else template), since, until)
     plan = replace(plan_post(template, {"since": since, "until": until}, project=project), template=draft, slug=draft.stem)
-    with alone(plan):
-        write_atomic(draft, nbformat.writes(start).encode())
-        done = execute(plan)
-    shown, command = tidy(done, plan, take_records(done), until), f"nas-nb post blog/drafts/{draft.name}"
-    shown.cells.insert(1, new_markdown_cell(f"> **Draft, not published.** Write in `blog/drafts/{draft.name}` where it says *your words*; then `{command}` publishes it."))
-    page = page_html(shown, f"A draft; `{command}` publishes it.")
-    write_atomic(plan.drafts/plan.slug/"page.html", page.replace('href="../', 'href="../../posts/').encode())
-    done.cells = [c for c in done.cells if not {PROBE, "injected-parameters"} & set(c.metadata.get("tags", []))]
-    for cell in done.cells: cell.metadata = nbformat.from_dict({"tags": cell.metadata.get("tags", [])})
-    done.metadata = start.metadata
-    return write_atomic(draft, nbformat.writes(done).encode()), plan.drafts/plan.slug/"page.html"
+    with alone(plan): return draft, make_draft(plan, start, until)

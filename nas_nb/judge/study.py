@@ -295,12 +295,12 @@ def run_finals(self:Study,
     finals = []
     for m in ("darts", "random", *self.scale.human):
         spec = self.spec(m, searches[m].genotype if m in searches else None)
-        if self.scale.lrs: say(f"{METHOD_LABELS[m]} chooses its learning rate")
+        if any(not (self.folder/"tuning"/f"{m}-{lr}").exists() for lr in self.scale.lrs): say(f"{METHOD_LABELS[m]} chooses its learning rate")
         finals.append(Final(m, spec, searches.get(m), self.tune(m, spec)))
     for seed in range(self.scale.n_seeds):
         for final in finals:
             final.fits[seed] = self.train_final(final.method, final.spec, seed, final.tuning.get("lr"))
-    for name in self.scale.trees:
+    for name in () if RunFolder(self.folder).done else self.scale.trees:
         seeds = {s: derive_seed(self.seed, "final", s) for s in range(self.scale.n_seeds)}
         finals.append(Final(name, {}, None, fits={s: fit_trees(name, self.task, seed, ("train", "valid")) for s, seed in seeds.items()}))
     return finals

@@ -102,7 +102,7 @@ def plot_curves(
 # %% ../nbs/02_plot.ipynb #c020
 def plot_intervals(
     values:Mapping[str, Sequence[float]], # method -> one value per seed
-    intervals:Mapping[str, tuple[float, float]], # method -> lower and upper end
+    intervals:Mapping[str, tuple[float|None, float|None]], # method -> lower and upper end; None where there is no interval
     xlabel:str, # with its unit
     ax:Axes|None=None, # drawn into; a new figure without it
 ) -> Axes:
@@ -110,7 +110,7 @@ def plot_intervals(
     ax = ax or figure(height=0.6 + 0.45*len(values))[1]
     for row, (name, v) in enumerate(values.items()):
         color = color_of(name, row)
-        ax.plot(intervals[name], [row, row], color=color, lw=3, alpha=0.4, solid_capstyle="butt")
+        if None not in intervals[name]: ax.plot(intervals[name], [row, row], color=color, lw=3, alpha=0.4, solid_capstyle="butt")
         ax.plot(v, np.full(len(v), row), "|", color=color, ms=10)
         ax.plot(np.mean(v), row, METHOD_MARKERS.get(name, "o"), color=color, ms=8)
     ax.set(xlabel=xlabel, yticks=range(len(values)), ylim=(len(values) - 0.5, -0.5))

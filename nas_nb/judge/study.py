@@ -26,7 +26,7 @@ from ..estimate.fidelity import TrainedScore, cell_spec
 from .compare import Comparison, compare_all, interval
 from .cost import over_budget
 from .export import FORMATS, check_formats
-from .trees import TREES, Trees, fit_trees
+from .trees import RANDOM, TREES, Trees, fit_trees
 from ..nets.measure import n_macs
 from ..nets.supernet import Supernet
 from ..nets.zoo import build_net
@@ -301,7 +301,7 @@ def run_finals(self:Study,
         for final in finals:
             final.fits[seed] = self.train_final(final.method, final.spec, seed, final.tuning.get("lr"))
     for name in () if RunFolder(self.folder).done else self.scale.trees:
-        seeds = {s: derive_seed(self.seed, "final", s) for s in range(self.scale.n_seeds)}
+        seeds = {s: derive_seed(self.seed, "final", s) for s in range(self.scale.n_seeds if name in RANDOM else 1)}
         finals.append(Final(name, {}, None, fits={s: fit_trees(name, self.task, seed, ("train", "valid")) for s, seed in seeds.items()}))
     return finals
 

@@ -111,7 +111,7 @@ def cell(
     "Score, interval and cost of one method on one data set."
     if entry is None: return ""
     if entry["score"] is None: return "failed"
-    ends = "too few seeds" if entry["low"] is None else f"{entry['low']:.3f} to {entry['high']:.3f}"
+    ends = "no interval" if entry["low"] is None else f"{entry['low']:.3f} to {entry['high']:.3f}"
     lost = f", {entry['failed']} failed" * bool(entry["failed"])
     return f"<b>{entry['score']:.4f}</b><br><span style='white-space: nowrap'>{ends}</span>{lost}<br>{entry['seconds']:,.{int(entry['seconds'] < 10)}f} s"
 
@@ -124,11 +124,11 @@ def wide_table(
 
 def measured(
     records:Mapping, # of one study
-) -> dict[str, tuple[list[float], tuple[float, float], float]]: # method: scores, interval, seconds that one network cost
-    "What the figures draw: the methods that finished with two seeds or more."
+) -> dict[str, tuple[list[float], tuple[float|None, float|None], float]]: # method: scores, interval, seconds that one network cost
+    "What the figures draw: the methods that finished."
     rows = {r["method"]: r for r in table(records)}
     drawn = {m: (scores_of(records, m), rows[METHOD_LABELS[m]]) for m in METHOD_LABELS if m in records["methods"]}
-    return {m: (scores, (r["low"], r["high"]), r["seconds in all"]) for m, (scores, r) in drawn.items() if len(scores) > 1}
+    return {m: (scores, (r["low"], r["high"]), r["seconds in all"]) for m, (scores, r) in drawn.items() if scores}
 
 # %% ../../nbs/publish/02_comparison.ipynb #ee3fb478
 def listed(groups:Mapping[str, list[str]]) -> str:

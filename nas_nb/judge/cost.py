@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..core import InputError, unknown
-from ..plot import plot_quality_cost
+from ..plot import BESIDE, plot_quality_cost
 from ..search.pareto import front_of
 
 # %% ../../nbs/judge/00_cost.ipynb #efa7a679
@@ -68,5 +68,5 @@ def plot_pareto(
     front = pareto(means, {name: price for name, (price, _) in points.items()})[::-1]
     ax.step([points[n][0] for n in front], [means[n] for n in front], where="post", color="#000000", lw=1, ls=":",
             zorder=1.9, label="front of the means")
-    ax.legend()
+    ax.legend(**BESIDE)
     return ax

@@ -1,6 +1,9 @@
 """The command line from outside: exit codes, one sentence, nothing written."""
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 from toy import make_project, tree
 
-from nas_nb.publish import cli, commands
+from nas_nb.publish import cli
 from nas_nb.publish.post import alone, plan_post
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,13 +105,17 @@ def test_failed_run_verify_and_parameters(project, capfd):
     assert "seeds: int = 3  how many" in capfd.readouterr().out
 
 
-def test_an_interruption_says_how_to_go_on(project, capfd, monkeypatch):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(commands, "publish_post", interrupted)
-    assert cli.main(["post", "means"]) == 130
-    assert "goes on" in capfd.readouterr().err
+def test_an_interruption_is_one_sentence(project):
+    """Ctrl-C in a terminal reaches the program and its kernel's starter while a cell works."""
+    template = project / "blog" / "templates" / "means.ipynb"
+    template.write_text(template.read_text().replace("nas_nb.toy:check", "nas_nb.core:derive_seed"))
+    words = [PROGRAM, "post", "means", "-p", "fail", "wait"]
+    with subprocess.Popen(words, cwd=project, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert next(line for line in process.stderr if "epoch 1/2" in line)
+        os.killpg(process.pid, signal.SIGINT)
+        said = [line for line in process.stderr.read().splitlines() if not line.endswith(" s")]  # but for how long the cell took
+    assert said == ["nas-nb: interrupted; the same command goes on from its run folders"]
+    assert process.returncode == 130
 
 
 def test_a_post_is_made_by_one_program_at_a_time(project, capfd):
@@ -182,3 +189,16 @@ def test_bash_completes_commands_templates_and_posts(tmp_path):
     complete_words nas-nb verify 2026"""
     found = subprocess.run(["bash", "-c", asked], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["verify", "search_report", "2026-01-31-leaves"]
+
+
+def test_fish_completes_commands_templates_and_posts(tmp_path):
+    if not shutil.which("fish"):
+        pytest.skip("fish is not installed")
+    (tmp_path / "blog" / "templates").mkdir(parents=True)
+    (tmp_path / "blog" / "templates" / "search_report.ipynb").touch()
+    (tmp_path / "blog" / "posts" / "2026-01-31-leaves").mkdir(parents=True)
+    script = subprocess.run([sys.executable, "-c", "from nas_nb.publish.cli import main; main(['completion', 'fish'])"], capture_output=True, text=True, check=True)
+    (tmp_path / "completion.fish").write_text(script.stdout)
+    asked = "source completion.fish; for typed in verif 'post sea' 'verify 2026'; complete -C \"nas-nb $typed\"; end"
+    found = subprocess.run(["fish", "-c", asked], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert [line.split("\t")[0] for line in found.stdout.splitlines()] == ["verify", "search_report", "2026-01-31-leaves"]

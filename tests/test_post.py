@@ -79,7 +79,7 @@ def test_front_matter_and_folded_parameters(published):
 @pytest.mark.parametrize(("how", "said"), [
     ("error", "ValueError: the loss is not finite"),
     ("input", "(Work): data set 'x' has one class"),
-    ("kernel", "cell 3/4 (Work): DeadKernelError, the kernel stopped here"),
+    ("kernel", "cell 3/4 (Work): the kernel died (too little memory is the usual cause)"),
 ])
 def test_a_failed_run_is_a_draft_and_no_post(tmp_path, how, said):
     root = make_project(tmp_path)

@@ -12,6 +12,7 @@ __all__ = ['HUMAN', 'NETWORKS', 'METHODS', 'SCALES', 'PIXELS', 'Scale', 'fitted'
 import math
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from ..nets.measure import n_macs
 from ..nets.supernet import Supernet
 from ..nets.zoo import build_net
 from ..plot import METHOD_LABELS
-from ..run import RunFolder
+from ..run import RunFolder, only_one
 from ..search.darts import Darts, DartsRecipe
 from ..search.discretize import gap as discretization_gap
 from ..search.loop import History, search
@@ -157,6 +158,12 @@ def recipe(self:Study,
     epochs, batch = fitted(self.scale, steps, Recipe(1).batch, task, n)
     return Recipe(epochs, batch, **self.scale.training)
 
+# %% ../../nbs/judge/01_study.ipynb #219d5bf5
+@patch
+def alone(self:Study) -> AbstractContextManager[None]:
+    "Keep others from computing this study while the block runs, or wait for them."
+    return only_one(self.folder/"lock", f"another program computes {self.folder}", wait=True)
+
 # %% ../../nbs/judge/01_study.ipynb #c027
 @patch
 def run_darts(self:Study) -> tuple[Darts, History]: # with its supernet, and one trial per epoch
@@ -166,7 +173,7 @@ def run_darts(self:Study) -> tuple[Darts, History]: # with its supernet, and one
     n = min(len(task.splits["train"]), len(task.splits["valid"]))
     epochs, batch = fitted(self.scale, self.scale.search_steps, self.scale.search.batch, task, n)
     darts = Darts(task, DARTS, replace(self.scale.search, batch=batch), self.seed, self.compute)
-    return darts, darts.run(Budget(epochs=epochs), self.folder/"darts")
+    with self.alone(): return darts, darts.run(Budget(epochs=epochs), self.folder/"darts")
 
 # %% ../../nbs/judge/01_study.ipynb #c029
 @patch(as_prop=True)
@@ -181,7 +188,7 @@ def run_random(self:Study,
 ) -> History:
     "Random search for a given time, or go on with it."
     say("random search spends the same time")
-    return search(RandomSearch(DARTS), self.score, Budget(seconds=seconds), self.seed, folder=self.folder/"random")
+    with self.alone(): return search(RandomSearch(DARTS), self.score, Budget(seconds=seconds), self.seed, folder=self.folder/"random")
 
 # %% ../../nbs/judge/01_study.ipynb #c036
 @patch
@@ -190,14 +197,15 @@ def audit(self:Study,
 ) -> History: # a few of its moments, with comparable values and the costs of the search
     "Score a search's intermediate architectures as random candidates are scored."
     say("an audit scores what DARTS would have returned earlier")
-    run = RunFolder(self.folder/"audit").begin({"kind": "audit"})
     moments = np.unique(np.linspace(0, len(history.trials) - 1, self.scale.audited).astype(int))
-    known = {r["number"]: r["value"] for r in run.records()}
+    with self.alone():
+        run = RunFolder(self.folder/"audit").begin({"kind": "audit"})
+        known = {r["number"]: r["value"] for r in run.records()}
+        for m in (int(m) for m in moments if m not in known):
+            known[m] = self.score(history.trials[m].genotype).value
+            run.append({"number": m, "value": known[m]})
     trials, since = [], 0
     for m in moments:
-        if int(m) not in known:
-            known[int(m)] = self.score(history.trials[m].genotype).value
-            run.append({"number": int(m), "value": known[int(m)]})
         cost = History(history.trials[since:m + 1]).cost
         trials.append(replace(history.trials[m], value=known[int(m)], cost=cost))
         since = m + 1
@@ -260,12 +268,13 @@ def train_once(self:Study,
 ) -> Fit|str: # the trained network, or the reason why there is none
     "One training that may fail, or go on with it."
     run = RunFolder(folder)
-    if (run.path/"failed.json").exists(): return run.read_json("failed.json")["error"]
-    start = time.perf_counter()
-    try: return fit(spec, self.task, recipe, seed, parts=parts, watch=watch, folder=run.path, compute=self.compute)
-    except (Diverged, FloatingPointError) as e:
-        run.write_json("failed.json", {"error": str(e), "seconds": time.perf_counter() - start})
-    return run.read_json("failed.json")["error"]
+    with self.alone():
+        if (run.path/"failed.json").exists(): return run.read_json("failed.json")["error"]
+        start = time.perf_counter()
+        try: return fit(spec, self.task, recipe, seed, parts=parts, watch=watch, folder=run.path, compute=self.compute)
+        except (Diverged, FloatingPointError) as e:
+            run.write_json("failed.json", {"error": str(e), "seconds": time.perf_counter() - start})
+        return run.read_json("failed.json")["error"]
 
 # %% ../../nbs/judge/01_study.ipynb #c042
 @patch(as_prop=True)
@@ -319,6 +328,21 @@ def _macs(study, spec) -> int|None:
     net = judged(build_net(spec), study.task.augment, study.final_recipe)
     return n_macs(net, study.task.channels, study.task.spatial)
 
+# %% ../../nbs/judge/01_study.ipynb #dfcf82c3
+@patch
+def tested(self:Study,
+    finals:list[Final], # every method, trained
+    supernet:Supernet|None=None, # of DARTS, to be tested as it is
+) -> dict: # JSON-able
+    "Open the test part, and score on it."
+    x, y = self.task.open_test()
+    methods = {f.method: {
+        "spec": f.spec, "runs": [{"seed": seed, **_judged_run(self, done, x, y)} for seed, done in f.fits.items()],
+        "n_macs": _macs(self, f.spec), "tuning": f.tuning, "search": asdict(f.search.cost) if f.search else None} for f in finals}
+    found = {"task": self.task.describe(), "budget": self.budget, "scale": asdict(self.scale), "seed": self.seed,
+             "device": asdict(self.compute), "metric": self.task.metric_name, "methods": methods}
+    return found | ({"supernet": evaluate(supernet, self.task, x, y, self.compute)[1]} if supernet else {})
+
 # %% ../../nbs/judge/01_study.ipynb #c048
 @patch
 def records(self:Study,
@@ -327,15 +351,8 @@ def records(self:Study,
 ) -> dict: # JSON-able: all that the table, the figures and the verdict are derived from
     "Open the test part and write everything down; a second call reads what the first one wrote."
     run = RunFolder(self.folder)
-    if run.begin(self.config).done: return run.read_json("result.json")
-    x, y = self.task.open_test()
-    methods = {f.method: {
-        "spec": f.spec, "runs": [{"seed": seed, **_judged_run(self, done, x, y)} for seed, done in f.fits.items()],
-        "n_macs": _macs(self, f.spec), "tuning": f.tuning, "search": asdict(f.search.cost) if f.search else None} for f in finals}
-    found = {"task": self.task.describe(), "budget": self.budget, "scale": asdict(self.scale), "seed": self.seed,
-             "device": asdict(self.compute), "metric": self.task.metric_name, "methods": methods}
-    if supernet: found["supernet"] = evaluate(supernet, self.task, x, y, self.compute)[1]
-    run.write_json("result.json", found)
+    with self.alone():
+        if not run.begin(self.config).done: run.write_json("result.json", self.tested(finals, supernet))
     return run.read_json("result.json")
 
 # %% ../../nbs/judge/01_study.ipynb #c052

@@ -27,7 +27,7 @@ from ..core import InputError, say
 from .hub_server import find_hub, opened
 from .post import Plan, plan_post, slug_of
 from .template import find_project, shipped, template_parameters, templates
-from ..run import RunFolder, only_one
+from ..run import RunFolder, is_held, only_one
 
 # %% ../../nbs/publish/02_batch.ipynb #f475b3d2
 def read_plan(
@@ -143,15 +143,12 @@ def end(self:Batch,
 @patch
 def alone(self:Batch) -> AbstractContextManager[None]:
     "Keep others from running this batch. Raises: `InputError` if somebody does."
-    return only_one(self.run.path/"lock", f"batch {self.path.name} is already running: wait until it has ended, or stop it")
+    return only_one(self.run.path/"lock", f"batch {self.path.name} is already running")
 
 @patch(as_prop=True)
 def locked(self:Batch) -> bool:
     "Whether this batch runs now, here or in another process."
-    if not (self.run.path/"lock").exists(): return False
-    try:
-        with self.alone(): return False
-    except InputError: return True
+    return is_held(self.run.path/"lock")
 
 # %% ../../nbs/publish/02_batch.ipynb #76191949
 def job_words(

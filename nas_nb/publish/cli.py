@@ -189,13 +189,13 @@ def run_help(
 
 # %% ../../nbs/publish/04_cli.ipynb #d68913a4
 LISTED = { # word: what prints its candidates, one a line, in the folder of a blog
-    "TEMPLATE": "ls blog/templates 2>/dev/null | sed 's/[.]ipynb$//'", "POST": "ls blog/posts 2>/dev/null"}
+    "TEMPLATE": "ls blog/templates 2>/dev/null | sed 's/[.]ipynb//'", "POST": "ls blog/posts 2>/dev/null"}
 
 def add_completion(
     completion:argparse.ArgumentParser, # of `nas-nb completion`; changed in place
 ) -> None:
     "The words of `nas-nb completion`."
-    completion.add_argument("shell", metavar="bash|zsh|tcsh", help="for which shell")
+    completion.add_argument("shell", metavar="SHELL", help="bash, zsh, fish, tcsh or powershell")
 
 def run_completion(
     args:argparse.Namespace, # words of `nas-nb completion`
@@ -206,7 +206,7 @@ def run_completion(
     parser = make_parser()
     for command in parser._subparsers._group_actions[0].choices.values():
         for word in command._actions:
-            if word.metavar in LISTED: word.complete = dict.fromkeys(("bash", "zsh"), f"_nas_nb_{word.metavar.lower()}")
+            if word.metavar in LISTED: word.complete = dict.fromkeys(("bash", "zsh"), f"_nas_nb_{word.metavar.lower()}") | {"fish": f"({LISTED[word.metavar]})"}
             elif word.metavar in ("FOLDER", "RUN", "PLAN"): word.complete = shtab.FILE if word.metavar == "PLAN" else shtab.DIRECTORY
     def functions(body): return "\n".join(f"_nas_nb_{name.lower()}() {{ {body.format(listed)}; }}" for name, listed in LISTED.items())
     preamble = {"bash": functions('compgen -W "$({})" -- "$1"; compgen -f -- "$1"'), "zsh": functions('compadd ${{(f)"$({})"}}; _files')}
@@ -254,7 +254,6 @@ def main(
         return run(args)
     except InputError as e: code, said = 2, str(e)
     except RunFailed as e: code, said = 1, str(e)
-    except KeyboardInterrupt:
-        code, said = 130, "interrupted; the same command goes on from the run folder"
+    except KeyboardInterrupt: code, said = 130, "interrupted" + "; the same command goes on from its run folders" * (words[0] in ("post", "batch", "advise"))
     say("nas-nb: " + " ".join(said.split()))
     return code

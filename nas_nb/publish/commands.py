@@ -91,6 +91,7 @@ def run_detached(
 ) -> int: # exit code
     "Leave a run to the server of a hub."
     if args.on != "hub": raise InputError("--detach leaves a run to a hub: write --on hub --detach")
+    if args.wait: raise InputError("--wait and --detach are both given: a run that is left to a hub waits for nobody, leave --wait out")
     from nas_nb.publish.hub_runs import leave_run
     run = leave_run(plan_post(args.template, given, args.out, args.on, author=args.author, **limits))
     say(f"the server of {run.user} runs it, this machine is not needed: `nas-nb status` shows how far it is, "

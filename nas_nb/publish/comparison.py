@@ -15,7 +15,7 @@ from html import escape
 from pathlib import Path
 
 from ..core import InputError
-from ..judge.capstone import grand_table, rederive
+from ..judge.capstone import grand_table
 from ..judge.ranks import datasets_needed
 from ..judge.study import answers, scores_of, table
 from ..plot import METHOD_LABELS

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 
 from ..core import InputError
 from ..data.sources import data_folders
-from .hub_kernel import HubKernel
+from .hub_kernel import ANSWER, HubKernel
 from .hub_server import INSTALL, Hub, opened
 from .post import check_writable
 from ..space.draw import graphviz_program
@@ -143,13 +143,10 @@ def facts_there(
     hub:Hub, # its server runs
 ) -> dict: # as `machine_facts` gives them
     "What a kernel on the server says. Raises: `InputError` if it cannot."
-    source = f"{inspect.getsource(machine_facts)}\nimport json\nprint('FACTS' + json.dumps(machine_facts({[need.name for need in needs()]!r})))"
+    source = f"{inspect.getsource(machine_facts)}\nimport json\nprint({ANSWER!r} + json.dumps(machine_facts({[need.name for need in needs()]!r})))"
     kernel = HubKernel(hub)
-    try: said = kernel.told(source)
+    try: return json.loads(kernel.told(source))
     finally: kernel.close()
-    lines = [line for line in said.splitlines() if line.startswith("FACTS")]
-    if not lines: raise InputError(f"the kernel on the server cannot say what is there: {' '.join(said.split())[-200:]}")
-    return json.loads(lines[0].removeprefix("FACTS"))
 
 def examine_hub(
     hub:Hub, # whose server is asked

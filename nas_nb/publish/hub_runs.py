@@ -12,12 +12,11 @@ __all__ = ['FOLDER', 'ASK', 'BEGUN', 'GONE', 'heartbeat', 'work', 'leave', 'HubR
 import json
 import os
 import shutil
-import sys
 import threading
 import time
 import uuid
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Empty
 
@@ -25,7 +24,7 @@ import nbformat
 from fastcore.basics import patch
 
 from ..core import InputError, RunFailed, unknown
-from .hub_kernel import HubKernel
+from .hub_kernel import ANSWER, HubKernel
 from .hub_server import INSTALL, Hub, NotRunning, Unreachable, find_hub, inside_hub, opened
 from .post import CellLines, Plan, alone, conclude, failure, prepare, private, publish, run_notebook, shown
 from ..run import write_atomic
@@ -163,8 +162,9 @@ def find_runs(
 ASK = """from pathlib import Path
 try:
     from nas_nb.publish.hub_runs import work
-    print("" if Path({folder!r}, "job.json").is_file() else "it does not keep the user's files where its kernels see them")
-except Exception as e: print(" ".join(f"{{type(e).__name__}}: {{e}}".split()) + "; in a terminal there: {install}")"""
+    said = "" if Path({folder!r}, "job.json").is_file() else "it does not keep the user's files where its kernels see them"
+except Exception as e: said = " ".join(f"{{type(e).__name__}}: {{e}}".split()) + "; in a terminal there: {install}"
+print({answer!r} + said)"""
 BEGUN = "the run has begun"
 
 def check_alone(
@@ -172,7 +172,7 @@ def check_alone(
     folder:str, # of the run
 ) -> None:
     "Refuse a server that cannot execute a notebook by itself. Raises: `InputError`."
-    if said := kernel.told(ASK.format(folder=folder, install=INSTALL)): raise InputError(f"the server of {kernel.hub.user} cannot run a notebook alone: {said}")
+    if said := kernel.told(ASK.format(folder=folder, install=INSTALL, answer=ANSWER)): raise InputError(f"the server of {kernel.hub.user} cannot run a notebook alone: {said}")
 
 def begin(
     kernel:HubKernel, # on the server

@@ -7,9 +7,9 @@ Docs: https://nas-nb.github.io/nas_nb/publish/post.html.md"""
 # %% auto #0
 __all__ = ['UNNAMED', 'ENGINES', 'NOT_SHOWN', 'COMMON', 'slug_of', 'check_writable', 'named_function', 'Plan', 'resolved',
            'plan_post', 'CellLines', 'watched', 'time_allowed', 'why_it_stopped', 'failed_cell', 'failure',
-           'take_records', 'private', 'author_of', 'tidy_cells', 'tidy', 'command_of', 'keep_draft', 'prepare',
-           'run_notebook', 'shown', 'conclude', 'execute', 'fingerprint', 'place', 'post_facts', 'publish', 'alone',
-           'publish_post', 'posts_of', 'read_results', 'seconds_of', 'post_line', 'find_post', 'differences',
+           'take_records', 'private', 'author_of', 'tidy_cells', 'tidy', 'command_of', 'keep_draft', 'prepare', 'apart',
+           'run_notebook', 'shown', 'conclude', 'execute', 'fingerprint', 'place', 'post_facts', 'lock_of', 'alone',
+           'publish', 'publish_post', 'posts_of', 'read_results', 'seconds_of', 'post_line', 'find_post', 'differences',
            'verify_post']
 
 # %% ../../nbs/publish/01_post.ipynb #c002
@@ -23,18 +23,20 @@ import re
 import shlex
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from configparser import ConfigParser, Error as ConfigError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO
 
 import nbformat
 import papermill
-from nbclient.exceptions import CellTimeoutError
+from jupyter_client import AsyncKernelManager
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from papermill.engines import papermill_engines
 
@@ -76,7 +78,7 @@ def check_writable(
 
     Raises: `InputError` naming the folder and the reason."""
     there = next(p for p in (folder, *folder.parents) if p.exists())
-    try: tempfile.TemporaryFile(dir=there).close()
+    try: TemporaryFile(dir=there).close()
     except OSError as e:
         raise InputError(f"output folder {folder} cannot be written ({e.strerror}): "
                          f"name another with {option}") from None
@@ -187,11 +189,12 @@ class CellLines:
 
     def tell(self, line:str) -> None:
         line = self.clean(line)
-        print(line, file=self.file, flush=True)
+        with suppress(BrokenPipeError): print(line, file=self.file, flush=True) # nobody reads on; the log does
         if self.log:
             with open(self.log, "a", encoding="utf-8") as log: log.write(line + "\n")
 
-    def flush(self) -> None: self.file.flush()
+    def flush(self) -> None:
+        with suppress(BrokenPipeError): self.file.flush()
 
 # %% ../../nbs/publish/01_post.ipynb #c034
 def watched(
@@ -237,7 +240,8 @@ def why_it_stopped(
         what = "the whole run" if whole else "this cell"
         return f"{what} took longer than {duration_text(limit)}, the limit set by {option}"
     if isinstance(error, (InputError, RunFailed)): return str(error)
-    return f"{type(error).__name__}, the kernel stopped here (too little memory is the usual cause)"
+    if isinstance(error, DeadKernelError): return "the kernel died (too little memory is the usual cause)"
+    return f"{type(error).__name__}: {error}"
 
 # %% ../../nbs/publish/01_post.ipynb #c036
 def failed_cell(
@@ -378,6 +382,14 @@ def prepare(
 COMMON = {"kernel_name": "python3", "language": "python", "progress_bar": False}
 
 # %% ../../nbs/publish/01_post.ipynb #c039
+def apart(
+    log:BinaryIO, # takes what the kernel's process says when it crashes
+) -> type: # a kernel manager
+    "Starts kernels whose own words, which are no output of a cell, stay away from whoever waits."
+    class Apart(AsyncKernelManager):
+        async def start_kernel(self, **how): return await super().start_kernel(stderr=log, **how)
+    return Apart
+
 def run_notebook(
     plan:Plan, # says the limits of time and the folder
     result:Path, # a prepared notebook; executed in place, its log beside it
@@ -389,8 +401,8 @@ def run_notebook(
     papermill_engines.register("nas-nb", watched(named_function(ENGINES[plan.on]), lines))
     allowed = time_allowed(plan)
     try:
-        papermill.execute_notebook(
-            result, result, engine_name="nas-nb", stderr_file=lines, cwd=plan.project,
+        with TemporaryFile() as words: papermill.execute_notebook(
+            result, result, engine_name="nas-nb", stderr_file=lines, cwd=plan.project, kernel_manager_class=apart(words),
             timeout_func=allowed, extra_arguments=["--log-level=ERROR"], **COMMON)
     except papermill.PapermillExecutionError: pass # the cell's own error is told
     except Exception as e: # noqa: BLE001 (whatever it was, the draft is kept and the reason told)
@@ -471,6 +483,22 @@ def post_facts(
         "cost": {k: v for k, v in cost.items() if v is not None}}
     return private(plan)(facts)
 
+# %% ../../nbs/publish/01_post.ipynb #105f0a5b
+def lock_of(
+    project:Path, # the project
+    slug:str, # name of a post
+) -> Path: # a file, or none
+    "What is locked while a post is made."
+    return project/"data"/"runs"/"locks"/f"{slug}.lock"
+
+@contextmanager
+def alone(
+    plan:Plan, # of the post that is made
+    wait:bool=False, # for another program that makes it, instead of refusing
+) -> Iterator[None]:
+    "Keep others from making the same post while the block runs. Raises: `InputError` if one does."
+    with only_one(lock_of(plan.project, plan.slug), f"the post {plan.slug} is being made by another program", wait): yield
+
 # %% ../../nbs/publish/01_post.ipynb #c058
 def publish(
     plan:Plan, # what was run
@@ -494,15 +522,6 @@ def publish(
     results = json.dumps(records | {"post": facts}, indent=1) + "\n"
     texts = {"index.ipynb": nbformat.writes(nb) + "\n", "results.json": results, "page.html": page}
     return place(plan, {k: v.encode() for k, v in texts.items()} | thumbnail(nb), date)/"page.html"
-
-@contextmanager
-def alone(
-    plan:Plan, # of the post that is made
-    wait:bool=False, # for another program that makes it, instead of refusing
-) -> Iterator[None]:
-    "Keep others from making the same post while the block runs. Raises: `InputError` if one does."
-    refused = f"the post {plan.slug} is being made by another program: wait until it has ended, or stop it"
-    with only_one(plan.drafts/f".{plan.slug}.lock", refused, wait): yield
 
 def publish_post(
     template:str|Path, # a name or a path

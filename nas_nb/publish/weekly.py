@@ -22,11 +22,11 @@ from ..core import InputError
 from .clean import plain
 from .page import page_html
 from nas_nb.publish.post import (
-    Plan, alone, execute, plan_post, post_line, posts_of, read_results, seconds_of, take_records, tidy,
+    Plan, alone, execute, lock_of, plan_post, post_line, posts_of, read_results, seconds_of, take_records, tidy,
 )
 from .provenance import PROBE, duration_text, git
 from .template import find_project, read_template, shipped, templates
-from ..run import write_atomic
+from ..run import is_held, write_atomic
 
 # %% ../../nbs/publish/02_weekly.ipynb #ca80ad79
 def days(
@@ -52,10 +52,10 @@ def failed_runs(
     found = []
     for log in sorted((project/"blog"/"drafts").glob("*/log.txt")):
         note = log.with_name("failed.json")
-        if log.parent.with_suffix(".ipynb").exists(): continue
+        if log.parent.with_suffix(".ipynb").exists() or is_held(lock_of(project, log.parent.name)): continue
         date = datetime.date.fromtimestamp(log.stat().st_mtime).isoformat()
         last = (log.read_text(encoding="utf-8").strip().splitlines() or ["nothing"])[-1]
-        killed = {"date": date, "post": log.parent.name, "said": f"has not ended: it was killed, or still runs; its log ends with {last.strip()!r}", "seconds": None}
+        killed = {"date": date, "post": log.parent.name, "said": f"was stopped or killed; its log ends with {last.strip()!r}", "seconds": None}
         try: told = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else killed
         except ValueError: told = {**killed, "said": f"failed, and its note is damaged; its log ends with {last.strip()!r}"}
         if since <= told["date"] <= until: found.append({k: told[k] for k in killed})

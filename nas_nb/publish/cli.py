@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from ..core import InputError, RunFailed, say, unknown
+try: from nas_nb.core import InputError, RunFailed, say, unknown
+except KeyboardInterrupt: sys.exit(130) # PyTorch takes a second, and Ctrl-C may come in it
 
 # %% ../../nbs/publish/04_cli.ipynb #c007
 class Parser(argparse.ArgumentParser):

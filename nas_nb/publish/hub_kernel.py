@@ -307,7 +307,7 @@ def doubt(self:HubKernel) -> None:
                      "the kernel was stopped, run again with --on hub")
 
 # %% ../../nbs/publish/01_hub_kernel.ipynb #28d1f3ab
-ANSWER = "nas_nb is told: " # a server may print lines of its own
+ANSWER = "nas_nb is told: "
 
 @patch
 def told(self:HubKernel,

@@ -383,11 +383,11 @@ COMMON = {"kernel_name": "python3", "language": "python", "progress_bar": False}
 
 # %% ../../nbs/publish/01_post.ipynb #c039
 def apart(
-    log:BinaryIO, # takes what the kernel's process says when it crashes
+    words:BinaryIO, # takes them
 ) -> type: # a kernel manager
-    "Starts kernels whose own words, which are no output of a cell, stay away from whoever waits."
+    "Starts kernels whose own words go to a file."
     class Apart(AsyncKernelManager):
-        async def start_kernel(self, **how): return await super().start_kernel(stderr=log, **how)
+        async def start_kernel(self, **how): return await super().start_kernel(stderr=words, **how)
     return Apart
 
 def run_notebook(
@@ -400,13 +400,15 @@ def run_notebook(
     lines = CellLines(cells, file, result.with_name("log.txt"), private(plan))
     papermill_engines.register("nas-nb", watched(named_function(ENGINES[plan.on]), lines))
     allowed = time_allowed(plan)
-    try:
-        with TemporaryFile() as words: papermill.execute_notebook(
+    with TemporaryFile() as words:
+        try: papermill.execute_notebook(
             result, result, engine_name="nas-nb", stderr_file=lines, cwd=plan.project, kernel_manager_class=apart(words),
             timeout_func=allowed, extra_arguments=["--log-level=ERROR"], **COMMON)
-    except papermill.PapermillExecutionError: pass # the cell's own error is told
-    except Exception as e: # noqa: BLE001 (whatever it was, the draft is kept and the reason told)
-        return f"{lines.last}: {why_it_stopped(e, plan, allowed())}", lines.at
+        except papermill.PapermillExecutionError: pass # the cell's own error is told
+        except Exception as e: # noqa: BLE001 (whatever it was, the draft is kept and the reason told)
+            words.seek(0)
+            lines.write("\n".join(words.read().decode(errors="replace").splitlines()[-20:]))
+            return f"{lines.last}: {why_it_stopped(e, plan, allowed())}", lines.at
     return "", lines.at
 
 def shown(

@@ -111,7 +111,8 @@ def test_an_interruption_is_one_sentence(project):
     template.write_text(template.read_text().replace("nas_nb.toy:check", "nas_nb.core:derive_seed"))
     words = [PROGRAM, "post", "means", "-p", "fail", "wait"]
     listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and so would theirs
-    with subprocess.Popen(words, cwd=project, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen) as process:
+    how = {"cwd": project, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(words, **how, preexec_fn=listen) as process:  # noqa: PLW1509 (no threads here)
         assert next(line for line in process.stderr if "epoch 1/2" in line)
         os.killpg(process.pid, signal.SIGINT)
         said = [line for line in process.stderr.read().splitlines() if not line.endswith(" s")]  # but for how long the cell took

@@ -29,9 +29,9 @@ from configparser import ConfigParser, Error as ConfigError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from html import escape
+from io import IOBase
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import BinaryIO
 
 import nbformat
 import papermill
@@ -383,7 +383,7 @@ COMMON = {"kernel_name": "python3", "language": "python", "progress_bar": False}
 
 # %% ../../nbs/publish/01_post.ipynb #c039
 def apart(
-    words:BinaryIO, # takes them
+    words:IOBase, # takes them
 ) -> type: # a kernel manager
     "Starts kernels whose own words go to a file."
     class Apart(AsyncKernelManager):

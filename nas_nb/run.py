@@ -12,7 +12,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -70,8 +70,9 @@ def is_held(
     path:Path, # of a lock, whether it is there or not
 ) -> bool:
     "Whether somebody holds a lock, as far as one can see."
+    if not path.exists(): return False
     try:
-        with only_one(path, "") if path.exists() else nullcontext(): return False
+        with only_one(path, ""): return False
     except InputError as e: return isinstance(e, Held)
 
 # %% ../nbs/01_run.ipynb #c013

@@ -307,6 +307,7 @@ def costs(self:Adviser,
     step, n = found["times"].get("supernet"), round(share*min(sizes["train"], sizes["valid"]))
     return out | ({"study_s": 2*seconds(self.scale.search_steps, n, step) + 2*finals} if step else {})
 
+# %% ../../nbs/judge/02_advise.ipynb #70c4df6a
 @patch
 def known(self:Adviser) -> dict[str, tuple[float, str]]: # number by name: value, and where it is from
     "Everything that the rules may read."

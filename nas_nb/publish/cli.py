@@ -243,6 +243,7 @@ COMMANDS:dict[str, Command] = {
                           ('eval "$(nas-nb completion bash)"',), run_completion),
 }
 
+# %% ../../nbs/publish/04_cli.ipynb #8ff3497d
 def main(
     argv:Sequence[str]|None=None, # the words after `nas-nb`; those of the process if not given
 ) -> int: # exit code

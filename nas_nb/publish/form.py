@@ -64,35 +64,41 @@ class PostForm:
 
     def _ipython_display_(self): display(self.widget)
 
-    def show_fields(self) -> None:
-        "One row for each parameter of the template that is chosen; the first few at once, the others behind a title."
-        try: self.parameters, said = template_parameters(self.known[self.template.value]), ""
-        except InputError as e: self.parameters, said = {}, str(e)
-        if not self.running: self.said.value = f"<b>{escape(said)}</b>"
-        self.go.disabled = self.running or bool(said)
-        self.fields = {name: field(p) for name, p in self.parameters.items()}
-        for f in self.fields.values(): f.observe(lambda _: self.show_command(), "value")
-        wide = ipywidgets.Layout(flex="1 1 0", min_width="10rem")
-        notes = [ipywidgets.HTML(f"<div style='line-height:1.3'>{escape(p.help)}</div>", layout=wide) for p in self.parameters.values()]
-        rows = [ipywidgets.HBox(pair) for pair in zip(self.fields.values(), notes)]
-        more = ipywidgets.Accordion([ipywidgets.VBox(rows[AT_ONCE:])], titles=(f"{len(rows) - AT_ONCE} more",)) if len(rows) > AT_ONCE else None
-        self.rows.children = [*rows[:AT_ONCE], *filter(None, [more])]
-        self.show_command()
-
     @property
     def running(self) -> bool: return self.process is not None and self.process.poll() is None
 
-    def given(self) -> dict[str, object]: # parameters by name
-        "What was changed."
-        return {name: f.value for name, f in self.fields.items() if f.value != self.parameters[name].default}
+# %% ../../nbs/publish/09_form.ipynb #9fa9f127
+@patch
+def show_fields(self:PostForm) -> None:
+    "One row for each parameter of the template that is chosen; the first few at once, the others behind a title."
+    try: self.parameters, said = template_parameters(self.known[self.template.value]), ""
+    except InputError as e: self.parameters, said = {}, str(e)
+    if not self.running: self.said.value = f"<b>{escape(said)}</b>"
+    self.go.disabled = self.running or bool(said)
+    self.fields = {name: field(p) for name, p in self.parameters.items()}
+    for f in self.fields.values(): f.observe(lambda _: self.show_command(), "value")
+    wide = ipywidgets.Layout(flex="1 1 0", min_width="10rem")
+    notes = [ipywidgets.HTML(f"<div style='line-height:1.3'>{escape(p.help)}</div>", layout=wide) for p in self.parameters.values()]
+    rows = [ipywidgets.HBox(pair) for pair in zip(self.fields.values(), notes)]
+    more = ipywidgets.Accordion([ipywidgets.VBox(rows[AT_ONCE:])], titles=(f"{len(rows) - AT_ONCE} more",)) if len(rows) > AT_ONCE else None
+    self.rows.children = [*rows[:AT_ONCE], *filter(None, [more])]
+    self.show_command()
 
-    def words(self) -> list[str]:
-        "The command, word by word, without the program's name."
-        return ["post", self.template.value, *(w for k, v in self.given().items() for w in ("-p", k, str(v)))]
+# %% ../../nbs/publish/09_form.ipynb #14343cde
+@patch
+def given(self:PostForm) -> dict[str, object]: # parameters by name
+    "What was changed."
+    return {name: f.value for name, f in self.fields.items() if f.value != self.parameters[name].default}
 
-    def show_command(self) -> None:
-        "The command as one would type it."
-        self.command.value = f"<pre>{escape('nas-nb ' + shlex.join(self.words()))}</pre>"
+@patch
+def words(self:PostForm) -> list[str]:
+    "The command, word by word, without the program's name."
+    return ["post", self.template.value, *(w for k, v in self.given().items() for w in ("-p", k, str(v)))]
+
+@patch
+def show_command(self:PostForm) -> None:
+    "The command as one would type it."
+    self.command.value = f"<pre>{escape('nas-nb ' + shlex.join(self.words()))}</pre>"
 
 # %% ../../nbs/publish/09_form.ipynb #a389eec5
 @patch

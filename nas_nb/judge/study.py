@@ -268,13 +268,12 @@ def train_once(self:Study,
 ) -> Fit|str: # the trained network, or the reason why there is none
     "One training that may fail, or go on with it."
     run = RunFolder(folder)
-    with self.alone():
-        if (run.path/"failed.json").exists(): return run.read_json("failed.json")["error"]
-        start = time.perf_counter()
-        try: return fit(spec, self.task, recipe, seed, parts=parts, watch=watch, folder=run.path, compute=self.compute)
-        except (Diverged, FloatingPointError) as e:
-            run.write_json("failed.json", {"error": str(e), "seconds": time.perf_counter() - start})
-        return run.read_json("failed.json")["error"]
+    if (run.path/"failed.json").exists(): return run.read_json("failed.json")["error"]
+    start = time.perf_counter()
+    try: return fit(spec, self.task, recipe, seed, parts=parts, watch=watch, folder=run.path, compute=self.compute)
+    except (Diverged, FloatingPointError) as e:
+        run.write_json("failed.json", {"error": str(e), "seconds": time.perf_counter() - start})
+    return run.read_json("failed.json")["error"]
 
 # %% ../../nbs/judge/01_study.ipynb #c042
 @patch(as_prop=True)
@@ -302,13 +301,13 @@ def run_finals(self:Study,
 ) -> list[Final]: # every method, with one entry per seed
     "Tune every method and train its network from scratch with every seed, or go on with it."
     finals = []
-    for m in ("darts", "random", *self.scale.human):
-        spec = self.spec(m, searches[m].genotype if m in searches else None)
-        if any(not (self.folder/"tuning"/f"{m}-{lr}").exists() for lr in self.scale.lrs): say(f"{METHOD_LABELS[m]} chooses its learning rate")
-        finals.append(Final(m, spec, searches.get(m), self.tune(m, spec)))
-    for seed in range(self.scale.n_seeds):
-        for final in finals:
-            final.fits[seed] = self.train_final(final.method, final.spec, seed, final.tuning.get("lr"))
+    with self.alone():
+        for m in ("darts", "random", *self.scale.human):
+            spec = self.spec(m, searches[m].genotype if m in searches else None)
+            if any(not (self.folder/"tuning"/f"{m}-{lr}").exists() for lr in self.scale.lrs): say(f"{METHOD_LABELS[m]} chooses its learning rate")
+            finals.append(Final(m, spec, searches.get(m), self.tune(m, spec)))
+        for seed in range(self.scale.n_seeds):
+            for final in finals: final.fits[seed] = self.train_final(final.method, final.spec, seed, final.tuning.get("lr"))
     for name in () if RunFolder(self.folder).done else self.scale.trees:
         seeds = {s: derive_seed(self.seed, "final", s) for s in range(self.scale.n_seeds if name in RANDOM else 1)}
         finals.append(Final(name, {}, None, fits={s: fit_trees(name, self.task, seed, ("train", "valid")) for s, seed in seeds.items()}))
